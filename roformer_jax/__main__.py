@@ -1,0 +1,7 @@
+"""`python -m roformer_jax`."""
+
+import sys
+
+from roformer_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,76 @@
+"""Softmax attention (equation 2) over dense or packed rows."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from roformer_jax.attention.dropout import dropout
+from roformer_jax.attention.masks import MASK_VALUE, attention_mask
+from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
+
+
+def dot_product_attention(
+    q_BLHD: Float[Array, "batch length heads head_dim"],
+    k_BSKD: Float[Array, "batch key_length kv_heads head_dim"],
+    v_BSKD: Float[Array, "batch key_length kv_heads head_dim"],
+    *,
+    segment_ids: Int[Array, "batch length"] | None = None,
+    causal: bool = False,
+    bias: Float[Array, "#batch #heads #length #key_length"] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: PRNGKeyArray | None = None,
+) -> Float[Array, "batch length heads head_dim"]:
+    """Returns `softmax(q k^T / sqrt(D) + bias) v`, every query against the keys it may see (equation 2).
+
+    Logits, softmax and sums are float32; the probabilities take the dtype of `v` for the second product.
+
+    Args:
+        q_BLHD: queries, already rotated.
+        k_BSKD: keys, already rotated; each of the K heads serves H / K consecutive query heads.
+        v_BSKD: values.
+        segment_ids: self-attention over packed rows: tokens see only their own segment. Id 0 is padding, which no token
+            sees, and whose own rows are exactly zero.
+        causal: self-attention in which no query sees a later key.
+        bias: added to the scaled logits.
+        dropout_rate: fraction of probabilities set to zero, the rest scaled up; in [0, 1).
+        dropout_key: randomness of the dropout; without a key nothing is dropped.
+
+    Raises:
+        ValueError: if K does not divide H, a mask is asked for with L != S, or the rate is out of range.
+    """
+    _check(q_BLHD.shape, k_BSKD.shape, causal or segment_ids is not None, dropout_rate)
+    (B, L, H, D), K = q_BLHD.shape, k_BSKD.shape[2]
+    # Heads first, before the product: XLA on CPU is three times slower when it moves the axes inside the matmuls.
+    q_BHLD, k_BKSD, v_BKSD = (jnp.swapaxes(array, 1, 2) for array in (q_BLHD, k_BSKD, v_BSKD))
+    q_BKGLD = q_BHLD.reshape(B, K, H // K, L, D)
+    logits_BKGLS = jnp.einsum("BKGLD,BKSD->BKGLS", q_BKGLD, k_BKSD, preferred_element_type=jnp.float32)
+    logits_BHLS = logits_BKGLS.reshape(B, H, L, -1) / math.sqrt(D)
+    probs_BHLS = dropout(_probabilities(logits_BHLS, bias, segment_ids, causal), dropout_rate, dropout_key)
+    probs_BKGLS = probs_BHLS.astype(v_BSKD.dtype).reshape(logits_BKGLS.shape)
+    out_BKGLD = jnp.einsum("BKGLS,BKSD->BKGLD", probs_BKGLS, v_BKSD, preferred_element_type=jnp.float32)
+    out_BLHD = jnp.swapaxes(out_BKGLD.reshape(B, H, L, D), 1, 2).astype(q_BLHD.dtype)
+    if segment_ids is None:
+        return out_BLHD
+    return jnp.where(segment_ids[:, :, None, None] != 0, out_BLHD, 0)  # the softmax of a fully masked row is uniform
+
+
+def _check(q_shape: tuple[int, ...], k_shape: tuple[int, ...], masked: bool, dropout_rate: float) -> None:
+    """Raises a ValueError with the offending values."""
+    (_, L, H, _), (_, S, K, _) = q_shape, k_shape
+    if H % K:
+        raise ValueError(f"{H} query heads cannot share {K} key-value heads: {H} is not a multiple of {K}")
+    if masked and L != S:
+        raise ValueError(f"causal and segment_ids are for self-attention, but there are {L} queries and {S} keys")
+    if not 0.0 <= dropout_rate < 1.0:
+        raise ValueError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate}")
+
+
+def _probabilities(logits_BHLS: Array, bias: Array | None, segment_ids: Array | None, causal: bool) -> Array:
+    """Adds the bias, hides the masked keys and normalises, in float32."""
+    if bias is not None:
+        logits_BHLS += bias.astype(jnp.float32)
+    if causal or segment_ids is not None:
+        mask = attention_mask(logits_BHLS.shape[2], segment_ids=segment_ids, causal=causal)
+        logits_BHLS = jnp.where(mask, logits_BHLS, MASK_VALUE)
+    return jax.nn.softmax(logits_BHLS, axis=-1)

@@ -1,0 +1,132 @@
+"""The command line: `python -m roformer_jax COMMAND`, and `python train.py CONFIG`.
+
+Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input (one message, nothing written); 75 stopped by a signal with
+the state saved: run the same command again to go on.
+"""
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roformer_jax.errors import InputError
+
+BAD_INPUT, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again
+
+USAGE = """usage: python -m roformer_jax COMMAND ...
+
+  train CONFIG [--field.name value ...]   run the experiment of a config file; run again to continue
+  evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
+  predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
+
+Every command answers --help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    command, *rest = (list(sys.argv[1:]) if arguments is None else list(arguments)) or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    commands = {"train": train, "evaluate": evaluate, "predict": predict}
+    if command not in commands:
+        close = difflib.get_close_matches(command, commands)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"error: no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
+        return BAD_INPUT
+    return guarded(commands[command], rest)
+
+
+def guarded(command: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Run a command and turn the errors that a user can mend into one message and an exit code."""
+    try:
+        command(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except Exception as error:
+        from roformer_jax.training.loop import Interrupted
+
+        if not isinstance(error, Interrupted):
+            raise
+        print(f"{error}; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def train(arguments: list[str]) -> None:
+    """Run the experiment of a config file, with overrides."""
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("name a config file first, e.g. `train.py configs/quickstart.py`; it answers --help")
+    config = load_config(Path(arguments[0]))
+    parse(type(config), arguments[1:], prog=f"train.py {arguments[0]}", default=config).run()
+
+
+def load_config(path: Path) -> Any:
+    """What `get_config()` of a Python file returns.
+
+    Raises:
+      InputError: no such file (with the nearest names), or no get_config in it.
+    """
+    if not path.is_file():
+        known = [str(file) for file in sorted(path.parent.glob("*.py"))]
+        close = difflib.get_close_matches(str(path), known, n=1) or known
+        raise InputError(f"there is no config file {path}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"{path} defines no get_config()")
+    return module.get_config()
+
+
+def parse(kind: type, arguments: list[str], *, prog: str, default: Any = None) -> Any:
+    """A frozen dataclass from the command line; a wrong flag exits with code 2 and the nearest names."""
+    import tyro
+
+    options = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=arguments, prog=prog, config=(tyro.conf.FlagConversionOff,), **options)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Print the metrics of a run on its held-out data."""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Evaluate:
+        """Metrics of a run's newest checkpoint on its held-out data."""
+
+        run: tyro.conf.Positional[Path]
+        """Folder of the run."""
+
+    from roformer_jax import trained
+
+    for name, value in trained.evaluate(parse(Evaluate, arguments, prog="roformer_jax evaluate").run).items():
+        print(f"{name:20s} {value:.4f}")
+
+
+def predict(arguments: list[str]) -> None:
+    """Write the predictions of a fine-tuned run."""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Predict:
+        """Labels and probabilities for every row of a file; GLUE's submission files without --input."""
+
+        run: tyro.conf.Positional[Path]
+        """Folder of a fine-tuned run."""
+        output: Path
+        """The TSV to write; a folder where there is no --input."""
+        input: str | None = None
+        """A table (CSV, TSV, JSONL) with the run's text columns; none takes the test sets of a GLUE run."""
+
+    options = parse(Predict, arguments, prog="roformer_jax predict")
+    from roformer_jax import trained
+
+    for file in trained.predict(options.run, options.input, options.output):
+        print(f"wrote {file}")

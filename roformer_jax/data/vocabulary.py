@@ -1,0 +1,45 @@
+"""The tokenizer of a run: the one it is given, or one trained once on its training text and kept in the cache."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from roformer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from roformer_jax.errors import InputError
+
+
+def digest(texts: Sequence[str]) -> str:
+    """sha256 of a sequence of texts: their contents, order and boundaries."""
+    state = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        state.update(len(encoded).to_bytes(8, "big") + encoded)
+    return state.hexdigest()
+
+
+def tokenizer_for(
+    path: str | None, texts: Sequence[str], *, vocab_size: int, lowercase: bool, cache_dir: str
+) -> Tokenizer:
+    """Load the tokenizer at `path`, or train a WordPiece vocabulary of at most `vocab_size` on `texts`.
+
+    Raises:
+      InputError: the tokenizer holds more tokens than the model's embedding.
+    """
+    if path is not None:
+        tokenizer = load_tokenizer(path)
+        if tokenizer.vocab_size > vocab_size:
+            raise InputError(
+                f"the vocabulary of {path} holds {tokenizer.vocab_size} tokens, the model only {vocab_size}: "
+                f"set model.vocab_size to {tokenizer.vocab_size} or more"
+            )
+        return tokenizer
+    key = hashlib.sha256(f"wordpiece 1 {vocab_size} {lowercase} {digest(texts)}".encode()).hexdigest()
+    cached = Path(cache_dir) / f"tokenizer-{key[:16]}.json"
+    if not cached.exists():
+        trained = train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}.partial")
+        trained.save(partial)
+        os.replace(partial, cached)
+    return load_tokenizer(cached)

@@ -1,0 +1,172 @@
+"""An experiment is the rooms' configs composed; running one is the same few steps for every task."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from roformer_jax import __version__
+from roformer_jax.errors import InputError
+from roformer_jax.models import RoFormerConfig
+from roformer_jax.run_folder import (
+    CHECKPOINTS,
+    RESULTS,
+    as_json,
+    check_folder,
+    open_folder,
+    write_json,
+)
+from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings, place_batch
+from roformer_jax.tasks.task import Task
+from roformer_jax.training.checkpoint import Checkpoints
+from roformer_jax.training.loop import Reporter, TrainingConfig, fit
+from roformer_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from roformer_jax.training.progress import Progress
+from roformer_jax.training.signals import StopSignal
+from roformer_jax.training.state import TrainState, abstract, create_state
+from roformer_jax.training.step import make_train_step
+from roformer_jax.training.writer import MetricsWriter, read_metrics
+from roformer_jax.typing import PyTree
+from roformer_jax.warm_start import architecture_of, start_from
+
+INITIALISATION, TRAINING = 0, 1  # what a run's seed is folded with, for each use of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every experiment has; its kinds say how the task is prepared."""
+
+    run_dir: str
+    """Folder of the run: config, tokenizer, checkpoints, metrics, results. The same command continues what it finds."""
+    model: RoFormerConfig = field(default_factory=RoFormerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    init_from: str | None = None
+    """Folder of a run to start from: its encoder's weights, its architecture and its tokenizer."""
+    seed: int = 0
+    """Seed of the initialisation, the order of the data, the masks and dropout."""
+    cache_dir: str = "cache"
+    """Folder of tokenised, packed data: made once, and anew when anything that shapes it changes."""
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed = {self.seed} must lie in [0, 2^32)")
+
+    def prepare(self, mesh: Mesh) -> Task:
+        """Read and check all input and make the task; nothing is written but the cache."""
+        raise NotImplementedError
+
+    def resolved(self) -> "Experiment":
+        """This experiment with the architecture of the run it starts from."""
+        if self.init_from is None:
+            return self
+        return dataclasses.replace(self, model=architecture_of(Path(self.init_from), self.model))
+
+    def run(self) -> dict[str, float]:
+        """Train, or continue where the run stands; return the metrics of the last evaluation.
+
+        Raises:
+          InputError: bad input of any kind, before anything is compiled or written.
+          Interrupted: a signal stopped the run after it had saved its state.
+        """
+        experiment = self.resolved()
+        folder = Path(experiment.run_dir)
+        config = as_json(experiment)
+        check_folder(folder, config)
+        mesh = make_mesh(experiment.mesh)
+        with jax.set_mesh(mesh):
+            task = experiment.prepare(mesh)
+            steps = experiment.training.num_steps(task.steps_per_epoch)
+            training = dataclasses.replace(experiment.training, steps=steps)
+            optimizer = make_optimizer(experiment.optimizer, training.steps, jax.eval_shape(task.model.init, _key(0)))
+            params = initial_params(experiment, task, mesh)
+            open_folder(folder, config, task.fingerprint, task.tokenizer)
+            with Checkpoints(folder / CHECKPOINTS, keep=training.keep) as checkpoints:
+                state = create_state(params, optimizer)
+                if checkpoints.latest_step() is not None:
+                    state = checkpoints.restore(abstract(state))
+                print_banner(experiment, task, training, mesh, state)
+                train(experiment, task, training, mesh, state, optimizer, checkpoints)
+        return finish(folder)
+
+
+def _key(seed: int) -> jax.Array:
+    return jax.random.key(seed)
+
+
+def initial_params(experiment: Experiment, task: Task, mesh: Mesh) -> PyTree:
+    """Random parameters, born sharded; those of `init_from` in their place where it has them."""
+    shapes = jax.eval_shape(task.model.init, _key(0))
+    key = jax.random.fold_in(_key(experiment.seed), INITIALISATION)
+    shardings = parameter_shardings(mesh, shapes)
+    params = jax.jit(task.model.init, out_shardings=shardings)(key)
+    if experiment.init_from is None:
+        return params
+    params, report = start_from(Path(experiment.init_from), type(experiment).__name__, params)
+    print(report)
+    return params
+
+
+def train(
+    experiment: Experiment, task: Task, training: TrainingConfig, mesh: Mesh, state: TrainState, optimizer, checkpoints
+) -> None:
+    """Run the loop from `state` to the end."""
+    start = int(state.step)
+    key = jax.random.fold_in(_key(experiment.seed), TRAINING)
+    schedule = make_schedule(experiment.optimizer, training.steps)
+
+    def batches(start: int, stop: int) -> Iterator[PyTree]:
+        return (place_batch(batch, mesh) for batch in task.batches.iterate(start, stop))
+
+    with (
+        StopSignal() as stop,
+        MetricsWriter(experiment.run_dir, start_step=start) as writer,
+        Progress(training.steps, start=start) as progress,
+    ):
+        fit(
+            state,
+            training,
+            train_step=make_train_step(task.loss, optimizer, schedule, key),
+            batches=batches,
+            evaluate=task.evaluate,
+            checkpoints=checkpoints,
+            reporter=Reporter(writer, progress, round(task.tokens_per_step)),
+            stop=stop,
+        )
+
+
+def finish(folder: Path) -> dict[str, float]:
+    """Write and return the results: the metrics of the last evaluation."""
+    rows = read_metrics(folder)
+    last = [row for row in rows if row["kind"] == "eval"][-1]
+    metrics = {name: value for name, value in last.items() if name not in ("step", "kind")}
+    seconds = sum(row["seconds"] for row in rows if row["kind"] == "train")
+    write_json(folder / RESULTS, {"step": last["step"], "metrics": metrics, "training_seconds": round(seconds, 1)})
+    print(f"results after {last['step']} updates ({seconds:.0f} s of training), in {folder / RESULTS}:")
+    for name, value in metrics.items():
+        print(f"  {name:20s} {value:.4f}")
+    return metrics
+
+
+def print_banner(experiment: Experiment, task: Task, training: TrainingConfig, mesh: Mesh, state: TrainState) -> None:
+    """Say what runs, on what, where it is written, and from which step."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    model = experiment.model
+    device = jax.devices()[0]
+    facts = {
+        "versions": f"roformer_jax {__version__}, jax {jax.__version__}",
+        "devices": f"{jax.device_count()} x {device.device_kind} ({dict(mesh.shape)}), "
+        f"process {jax.process_index()} of {jax.process_count()}",
+        "model": f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads, "
+        f"{model.position_encoding} positions, {count:,} parameters",
+        **task.summary,
+        "tokens per step": f"{task.tokens_per_step:,.0f}",
+        "updates": f"{training.steps:,} ({training.steps / task.steps_per_epoch:.1f} epochs)",
+        "run": f"{experiment.run_dir}: "
+        + ("new" if int(state.step) == 0 else f"continues after update {int(state.step):,}"),
+    }
+    print("\n".join(f"{name:18s} {value}" for name, value in facts.items()), flush=True)

@@ -1,0 +1,95 @@
+"""The two models that are trained: masked language modelling, and classification or regression of packed examples."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from roformer_jax.attention import dropout
+from roformer_jax.models.config import RoFormerConfig
+from roformer_jax.models.encoder import Encoder, gathered_call
+from roformer_jax.models.layers import gelu, layer_norm, linear
+from roformer_jax.sharding import gathered
+from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
+
+
+def take_tokens(
+    x_BLM: Float[Array, "batch length width"], at_BP: Int[Array, "batch positions"]
+) -> Float[Array, "batch positions width"]:
+    """The vectors at the given positions of each row."""
+    return jnp.take_along_axis(x_BLM, at_BP[:, :, None], axis=1)
+
+
+class MaskedLMHead(nnx.Module):
+    """Dense, GELU, LayerNorm, then the transposed token embedding and a bias (BERT, as in RoFormer's code)."""
+
+    def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
+        self.dense = linear(config, config.hidden_size, config.hidden_size, rngs=rngs)
+        self.norm = layer_norm(config, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
+
+    def __call__(
+        self, x_BPM: Float[Array, "batch positions width"], table_VM: Float[Array, "vocab width"]
+    ) -> Float[Array, "batch positions vocab"]:
+        x_BPM = self.norm(gelu(self.dense(x_BPM)))
+        logits_BPV = jnp.einsum("bpm,vm->bpv", x_BPM, table_VM.astype(x_BPM.dtype), preferred_element_type=jnp.float32)
+        return logits_BPV + self.bias[...][None, None, :]
+
+
+class RoFormerForMaskedLM(nnx.Module):
+    """Encoder and masked-LM head; the head runs at the masked positions only."""
+
+    def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, rngs=rngs)
+        self.head = MaskedLMHead(config, rngs=rngs)
+
+    def __call__(
+        self,
+        ids_BL: Int[Array, "batch length"],
+        segment_ids_BL: Int[Array, "batch length"],
+        masked_positions_BP: Int[Array, "batch positions"],
+        token_type_ids_BL: Int[Array, "batch length"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch positions vocab"]:
+        """Float32 logits over the vocabulary at the masked positions of each row; other arguments as `Encoder`."""
+        x_BLM = self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=key)
+        table_VM = gathered(self.encoder.embeddings.token.embedding[...])
+        return gathered_call(self.head, take_tokens(x_BLM, masked_positions_BP), table_VM)
+
+
+class ClassificationHead(nnx.Module):
+    """Dropout, dense, GELU, dropout, output: Hugging Face's RoFormer head (no pooler)."""
+
+    def __init__(self, config: RoFormerConfig, num_outputs: int, *, rngs: nnx.Rngs):
+        self.dropout_rate = config.hidden_dropout_prob
+        self.dense = linear(config, config.hidden_size, config.hidden_size, rngs=rngs)
+        self.output = linear(config, config.hidden_size, num_outputs, rngs=rngs)
+
+    def __call__(
+        self, x_BEM: Float[Array, "batch examples width"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "batch examples outputs"]:
+        keys = (None, None) if key is None else jax.random.split(key)
+        x_BEM = gelu(self.dense(dropout(x_BEM, self.dropout_rate, keys[0])))
+        return self.output(dropout(x_BEM, self.dropout_rate, keys[1])).astype(jnp.float32)
+
+
+class RoFormerForClassification(nnx.Module):
+    """Encoder and a head that reads the [CLS] vector of every example of a row; one output is a regression."""
+
+    def __init__(self, config: RoFormerConfig, num_outputs: int, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, rngs=rngs)
+        self.head = ClassificationHead(config, num_outputs, rngs=rngs)
+
+    def __call__(
+        self,
+        ids_BL: Int[Array, "batch length"],
+        segment_ids_BL: Int[Array, "batch length"],
+        starts_BE: Int[Array, "batch examples"],
+        token_type_ids_BL: Int[Array, "batch length"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch examples outputs"]:
+        """Float32 outputs (class logits, or one score) per example; `starts_BE` holds each example's [CLS] position."""
+        encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
+        x_BLM = self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=encoder_key)
+        return gathered_call(self.head, take_tokens(x_BLM, starts_BE), head_key)

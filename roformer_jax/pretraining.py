@@ -1,0 +1,34 @@
+"""The pretraining experiment: masked LM on any text."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from jax.sharding import Mesh
+
+from roformer_jax.data.masking import MaskingConfig
+from roformer_jax.experiment import Experiment
+from roformer_jax.tasks.masked_lm import CorpusConfig, masked_lm_task, prepare_corpus
+from roformer_jax.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Experiment):
+    """Masked-LM pretraining of a RoFormer (paper section 4.2), or of the same model with other positions."""
+
+    data: CorpusConfig = field(default_factory=CorpusConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+    def prepare(self, mesh: Mesh) -> Task:
+        """Tokenise and pack the text, and make the masked-LM task."""
+        self.model.check_length(self.data.length)
+        data = self.data if self.init_from is None else dataclasses.replace(self.data, tokenizer=self.init_from)
+        corpus = prepare_corpus(data, vocab_size=self.model.vocab_size, cache_dir=self.cache_dir)
+        return masked_lm_task(
+            corpus,
+            self.model,
+            self.masking,
+            mesh=mesh,
+            batch_size=self.training.batch_size,
+            microbatches=self.training.microbatches,
+            seed=self.seed,
+        )

@@ -1,0 +1,115 @@
+"""A run's folder: the resolved config, the tokenizer and the data fingerprint beside the weights; one folder, one run."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from roformer_jax.errors import InputError
+
+CONFIG, DATA, TOKENIZER, RESULTS, CHECKPOINTS = (
+    "config.json",
+    "data.json",
+    "tokenizer.json",
+    "results.json",
+    "checkpoints",
+)
+TOPOLOGY = ("mesh", "cache_dir", "run_dir")  # may change between two starts of one run: they do not shape its result
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that the file is either absent, old or complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+      InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run: {path.name} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); the run is damaged") from None
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values, with the name of its class under `experiment`."""
+    return {"experiment": type(config).__name__} | json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_json(kind: type, values: Mapping[str, Any]) -> Any:
+    """The frozen dataclass that `as_json` wrote.
+
+    Raises:
+      InputError: a field is unknown or missing (another version wrote the run).
+    """
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints) - {"experiment"})
+    if unknown:
+        raise InputError(f"config of another version: {kind.__name__} has no field {', '.join(unknown)}")
+
+    def convert(hint: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return from_json(hint, value)
+        if get_origin(hint) in (Union, UnionType):
+            return None if value is None else convert(next(a for a in get_args(hint) if a is not type(None)), value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: convert(hints[name], value) for name, value in values.items() if name != "experiment"})
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def check_same(folder: Path, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under another config or other data, naming the first differing field and both values."""
+    old, new = flatten(old), flatten(new)
+    for field in sorted(set(old) | set(new)):
+        if field.split(".")[0] not in TOPOLOGY and old.get(field) != new.get(field):
+            raise InputError(
+                f"{folder} holds a run of another {name}: {field} was {old.get(field)!r} and is now {new.get(field)!r}; "
+                "choose another --run-dir, or start it with the old value to continue it"
+            )
+
+
+def check_folder(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds a run of this config to continue.
+
+    Raises:
+      InputError: the folder is a file, holds other files, or holds a run of another config.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--run-dir {folder} is a file, not a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not (folder / CONFIG).exists():
+        raise InputError(
+            f"--run-dir {folder} is not empty and holds no run ({CONFIG} is missing); choose another folder"
+        )
+    check_same(folder, "config", read_json(folder / CONFIG), config)
+    return True
+
+
+def open_folder(folder: Path, config: Mapping[str, Any], data: Mapping[str, Any], tokenizer: Any) -> None:
+    """Create the run's folder, or check that the run in it is this one; its config is written last."""
+    if check_folder(folder, config):
+        check_same(folder, "data", read_json(folder / DATA), data)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / TOKENIZER)
+    write_json(folder / DATA, data)
+    write_json(folder / CONFIG, config)

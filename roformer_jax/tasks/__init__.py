@@ -1,0 +1,1 @@
+"""Where model, data and loss meet: one file per task."""

@@ -1,0 +1,198 @@
+"""Classification and regression of texts and pairs of texts, packed several to a row with one prediction each."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from roformer_jax.data.batches import Batches, eval_batches
+from roformer_jax.data.examples import Examples
+from roformer_jax.data.packing import pack_examples
+from roformer_jax.data.rows import RowStore, cached_rows
+from roformer_jax.data.tokenizer import Tokenizer
+from roformer_jax.data.vocabulary import digest
+from roformer_jax.models import Model, RoFormerConfig, build_classifier
+from roformer_jax.sharding import place_batch
+from roformer_jax.tasks.masked_lm import cross_entropy, describe
+from roformer_jax.tasks.scores import SCORES
+from roformer_jax.tasks.task import Task
+from roformer_jax.typing import Array, PRNGKeyArray, PyTree
+
+
+class Splits(NamedTuple):
+    """The examples of a task.
+
+    Attributes:
+      train: labelled examples.
+      evaluation: labelled examples by name, e.g. {"dev": ...}, or {"matched": ..., "mismatched": ...}.
+      label_names: in the order of their indices; empty for regression.
+      metrics: names in `scores.SCORES`.
+    """
+
+    train: Examples
+    evaluation: dict[str, Examples]
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+def pack(examples: Examples, tokenizer: Tokenizer, length: int, cache_dir: str) -> RowStore:
+    """The examples tokenised and packed into rows of `length` tokens, in the cache."""
+    key = {
+        "rows": "examples 1",
+        "texts": digest(examples.texts),
+        "pairs": digest(examples.pairs) if examples.pairs else None,
+        "labels": digest([str(label) for label in examples.labels]) if examples.labels is not None else None,
+        "tokenizer": tokenizer.fingerprint,
+        "length": length,
+    }
+
+    def build():
+        first = tokenizer.encode(examples.texts)
+        second = tokenizer.encode(examples.pairs) if examples.pairs else None
+        return pack_examples(first, second, examples.labels, tokenizer, length)
+
+    return cached_rows(cache_dir, key, build)
+
+
+def classification_task(
+    splits: Splits,
+    model_config: RoFormerConfig,
+    tokenizer: Tokenizer,
+    *,
+    mesh: Mesh,
+    length: int,
+    batch_size: int,
+    microbatches: int,
+    seed: int,
+    cache_dir: str,
+) -> Task:
+    """Fine-tuning on packed examples: `batch_size` examples a step on average, as many rows as hold them."""
+    model = build_classifier(model_config, max(len(splits.label_names), 1))
+    train = pack(splits.train, tokenizer, length, cache_dir)
+    heldout = {name: pack(examples, tokenizer, length, cache_dir) for name, examples in splits.evaluation.items()}
+    examples_per_row = len(splits.train.texts) / len(train)
+    rows = max(1, round(batch_size / examples_per_row / microbatches)) * microbatches
+    predictor = Predictor(model, mesh)
+
+    def evaluate(params: PyTree) -> dict[str, float]:
+        scores = {}
+        for name, examples in splits.evaluation.items():
+            outputs = predictor(params, heldout[name], rows, len(examples.texts))
+            prefix = "" if len(splits.evaluation) == 1 else f"{name}/"
+            found = score(outputs, examples.labels, splits.metrics)
+            scores |= {f"{prefix}{metric}": value for metric, value in found.items()}
+        return scores
+
+    batches = Batches(
+        train, batch_size=rows, seed=seed, microbatches=microbatches,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    return Task(
+        model=model,
+        loss=classification_loss(model) if splits.label_names else regression_loss(model),
+        batches=batches,
+        steps_per_epoch=-(-len(train) // rows),
+        tokens_per_step=rows * train.metadata["real_tokens"] / len(train),
+        evaluate=evaluate,
+        tokenizer=tokenizer,
+        fingerprint={"label_names": list(splits.label_names), "train": train.fingerprint}
+        | {name: store.fingerprint for name, store in heldout.items()},
+        summary={
+            "training examples": f"{len(splits.train.texts):,}: {describe(train)}",
+            "held-out examples": ", ".join(f"{name} {len(e.texts):,}" for name, e in splits.evaluation.items()),
+            "batch": f"{rows} rows of {length} tokens: {rows * examples_per_row:.1f} examples on average",
+        },
+    )
+
+
+def _outputs(model: Model, params: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None) -> Array:
+    return model.apply(
+        params, batch["ids"], batch["segment_ids"], batch["starts"], batch["token_type_ids"], key=key
+    )  # [rows, examples, outputs]
+
+
+def classification_loss(model: Model) -> Callable[..., dict[str, Array]]:
+    """Sums over the examples of a microbatch: cross-entropy (nats), correct predictions, examples."""
+
+    def loss(params: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None) -> dict[str, Array]:
+        logits_BEC = _outputs(model, params, batch, key)
+        weights_BE = (batch["example_ids"] > 0).astype(jnp.float32)
+        return {
+            "loss": jnp.sum(cross_entropy(logits_BEC, batch["labels"]) * weights_BE),
+            "accuracy": jnp.sum((jnp.argmax(logits_BEC, axis=-1) == batch["labels"]) * weights_BE),
+            "weight": jnp.sum(weights_BE),
+        }
+
+    return loss
+
+
+def regression_loss(model: Model) -> Callable[..., dict[str, Array]]:
+    """Sums over the examples of a microbatch: squared error, examples (STS-B)."""
+
+    def loss(params: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None) -> dict[str, Array]:
+        scores_BE = _outputs(model, params, batch, key)[..., 0]
+        weights_BE = (batch["example_ids"] > 0).astype(jnp.float32)
+        return {
+            "loss": jnp.sum(jnp.square(scores_BE - batch["labels"]) * weights_BE),
+            "weight": jnp.sum(weights_BE),
+        }
+
+    return loss
+
+
+class Predictor:
+    """Outputs of every example exactly once and in input order, whatever the batch size and the number of devices."""
+
+    def __init__(self, model: Model, mesh: Mesh):
+        def predict(params: PyTree, batch: dict[str, Array]) -> tuple[Array, Array]:
+            batch = {name: rows[0] for name, rows in batch.items()}  # one microbatch
+            return _outputs(model, params, batch, None), batch["example_ids"]
+
+        self._mesh = mesh
+        whole = NamedSharding(mesh, PartitionSpec())  # replicated, so that every process can read all of it
+        self._predict = jax.jit(predict, out_shardings=whole)
+
+    def __call__(self, params: PyTree, rows: RowStore, batch_size: int, num_examples: int) -> np.ndarray:
+        """Outputs float32 [num_examples, outputs]: class logits, or one score.
+
+        Raises:
+          RuntimeError: an example was missing or came twice (the packing would be at fault).
+        """
+        outputs, seen = None, np.zeros(num_examples, np.int64)
+        for batch in eval_batches(rows, batch_size=min(batch_size, len(rows))):
+            found, numbers = map(np.asarray, self._predict(params, place_batch(batch, self._mesh)))
+            if outputs is None:
+                outputs = np.zeros((num_examples, found.shape[-1]), np.float32)
+            indices = numbers[numbers > 0] - 1
+            outputs[indices] = found[numbers > 0]
+            np.add.at(seen, indices, 1)
+        if outputs is None or not np.all(seen == 1):
+            raise RuntimeError(f"evaluation saw {int(np.sum(seen == 1))} of {num_examples} examples exactly once")
+        return outputs
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over classes, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return shifted / np.sum(shifted, axis=-1, keepdims=True)
+
+
+def score(outputs: np.ndarray, labels: np.ndarray, metrics: tuple[str, ...]) -> dict[str, float]:
+    """The named GLUE metrics and the mean loss of outputs [examples, outputs] against labels [examples]."""
+    if np.issubdtype(labels.dtype, np.floating):
+        predictions = outputs[:, 0]
+        loss = np.mean(np.square(predictions.astype(np.float64) - labels))
+    else:
+        predictions = np.argmax(outputs, axis=-1)
+        loss = -np.mean(np.log(np.maximum(probabilities(outputs)[np.arange(len(labels)), labels], 1e-300)))
+    return {"loss": float(loss)} | {name: float(SCORES[name](predictions, labels)) for name in metrics}
+
+
+def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """Counts [truth, predicted]."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (truth, predicted), 1)
+    return counts

@@ -1,0 +1,49 @@
+"""The scores of GLUE, in NumPy: each compares the predictions of a whole set with its labels."""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Int, Shaped
+
+Score = Callable[[np.ndarray, np.ndarray], float]
+
+
+def accuracy(predictions: Shaped[np.ndarray, " rows"], labels: Shaped[np.ndarray, " rows"]) -> float:
+    """Fraction of the rows whose predicted class is the label."""
+    return float(np.mean(predictions == labels))
+
+
+def f1(predictions: Int[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]) -> float:
+    """Harmonic mean of precision and recall of class 1: 2 TP / (2 TP + FP + FN); 0 where nothing is of class 1."""
+    predicted, actual = predictions == 1, labels == 1
+    positives = predicted.sum() + actual.sum()
+    return float(2 * np.sum(predicted & actual) / positives) if positives else 0.0
+
+
+def matthews(predictions: Int[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]) -> float:
+    """Matthews correlation of two classes: Pearson's of the indicators of class 1; 0 where either is constant."""
+    return pearson(predictions == 1, labels == 1)
+
+
+def pearson(predictions: Shaped[np.ndarray, " rows"], labels: Shaped[np.ndarray, " rows"]) -> float:
+    """Pearson correlation, in float64; 0 where either is constant."""
+    x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)), -1.0, 1.0))
+
+
+def spearman(predictions: Shaped[np.ndarray, " rows"], labels: Shaped[np.ndarray, " rows"]) -> float:
+    """Spearman correlation: Pearson's of the ranks, ties sharing their mean rank; 0 where either is constant."""
+    return pearson(scipy.stats.rankdata(predictions), scipy.stats.rankdata(labels))
+
+
+SCORES: dict[str, Score] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+}

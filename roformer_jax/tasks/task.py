@@ -1,0 +1,35 @@
+"""What a task hands to the experiment: functions of parameters and batches, and the fingerprint of its data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from roformer_jax.data.batches import Batches
+from roformer_jax.data.tokenizer import Tokenizer
+from roformer_jax.models import Model
+from roformer_jax.typing import PyTree
+
+
+class Task(NamedTuple):
+    """A training problem, ready to run.
+
+    Attributes:
+      model: the model's pure functions.
+      loss: `loss(params, microbatch, key) -> sums` (see `training.step`).
+      batches: training batches, a pure function of (seed, step).
+      steps_per_epoch: updates in one pass over the data (rounded up).
+      tokens_per_step: real tokens of a batch on average (padding not counted).
+      evaluate: `evaluate(params) -> metrics` on the whole held-out data.
+      tokenizer: maps text to ids.
+      fingerprint: what shaped the data; a run refuses to continue on other data.
+      summary: facts for the start-up banner, in order.
+    """
+
+    model: Model
+    loss: Callable[..., dict[str, Any]]
+    batches: Batches
+    steps_per_epoch: int
+    tokens_per_step: float
+    evaluate: Callable[[PyTree], dict[str, float]]
+    tokenizer: Tokenizer
+    fingerprint: dict[str, Any]
+    summary: dict[str, str]

@@ -1,0 +1,118 @@
+"""Using finished runs: load one, evaluate it again, predict with it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from roformer_jax.data.examples import Examples, examples_from_table
+from roformer_jax.data.glue import GLUE, read_glue
+from roformer_jax.data.sources import read_table
+from roformer_jax.data.tokenizer import load_tokenizer
+from roformer_jax.errors import InputError
+from roformer_jax.experiment import Experiment
+from roformer_jax.finetuning import Classification, FineTuning, Glue
+from roformer_jax.models import Model, build_classifier
+from roformer_jax.pretraining import Pretraining
+from roformer_jax.run_folder import CHECKPOINTS, CONFIG, DATA, TOKENIZER, from_json, read_json
+from roformer_jax.sharding import make_mesh, parameter_shardings
+from roformer_jax.tasks.classification import Predictor, pack
+from roformer_jax.tasks.predictions import write_predictions, write_submission
+from roformer_jax.training.checkpoint import restore_params
+from roformer_jax.typing import PyTree
+
+KINDS = {kind.__name__: kind for kind in (Pretraining, Classification, Glue)}
+
+
+def load_experiment(run: Path) -> Experiment:
+    """The resolved config of a run.
+
+    Raises:
+      InputError: the folder is not a run of this version.
+    """
+    values = read_json(run / CONFIG)
+    kind = KINDS.get(values.get("experiment"))
+    if kind is None:
+        raise InputError(f"{run / CONFIG}: experiment {values.get('experiment')!r} is none of {', '.join(KINDS)}")
+    return from_json(kind, values | {"run_dir": str(run)})
+
+
+def load_params(run: Path, model: Model, mesh: jax.sharding.Mesh) -> PyTree:
+    """The newest parameters of a run, placed on the mesh.
+
+    Raises:
+      InputError: no checkpoint, or one of another architecture.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    saved = restore_params(run / CHECKPOINTS)
+    if jax.tree.map(lambda leaf: leaf.shape, saved) != jax.tree.map(lambda leaf: leaf.shape, shapes):
+        raise InputError(f"{run}: the checkpoint does not hold the model that {CONFIG} describes")
+    return jax.device_put(saved, parameter_shardings(mesh, shapes))
+
+
+def evaluate(run: Path) -> dict[str, float]:
+    """The metrics of a run's newest checkpoint on its held-out data."""
+    experiment = load_experiment(run)
+    mesh = make_mesh(experiment.mesh)
+    with jax.set_mesh(mesh):
+        task = experiment.prepare(mesh)
+        return task.evaluate(load_params(run, task.model, mesh))
+
+
+class Classifier:
+    """A fine-tuned run, ready to label texts.
+
+    Attributes:
+      experiment: its resolved config.
+      label_names: classes in the order of the outputs; empty for regression.
+    """
+
+    def __init__(self, run: Path):
+        self.experiment = load_experiment(run)
+        if not isinstance(self.experiment, FineTuning):
+            raise InputError(f"{run} is a {type(self.experiment).__name__} run; predict needs a fine-tuned one")
+        self.label_names = tuple(read_json(run / DATA)["label_names"])
+        self._tokenizer = load_tokenizer(run / TOKENIZER)
+        self._mesh = make_mesh(self.experiment.mesh)
+        with jax.set_mesh(self._mesh):
+            model = build_classifier(self.experiment.model, max(len(self.label_names), 1))
+            self._params = load_params(run, model, self._mesh)
+            self._predictor = Predictor(model, self._mesh)
+
+    def outputs(self, examples: Examples) -> np.ndarray:
+        """Class logits or scores, float32 [examples, outputs], in input order."""
+        experiment = self.experiment
+        rows = pack(examples, self._tokenizer, experiment.length, experiment.cache_dir)
+        with jax.set_mesh(self._mesh):
+            return self._predictor(self._params, rows, experiment.training.batch_size, len(examples.texts))
+
+
+def predict(run: Path, source: str | None, output: Path) -> list[Path]:
+    """Write predictions: a table for an input file, or GLUE's submission files for the test sets of a GLUE run.
+
+    Args:
+      run: a fine-tuned run.
+      source: a table with the run's text columns; None takes the GLUE test sets.
+      output: the TSV to write for an input file; the folder to write submission files into otherwise.
+
+    Returns:
+      The files written.
+    """
+    classifier = Classifier(run)
+    experiment: Any = classifier.experiment
+    if source is not None:
+        glue = isinstance(experiment, Glue)
+        columns = GLUE[experiment.task].text_columns if glue else experiment.data.text_columns
+        table = read_table(source, columns, encoding="utf-8" if glue else experiment.data.encoding)
+        examples = examples_from_table(table, columns, None, None)
+        write_predictions(output, classifier.outputs(examples), classifier.label_names)
+        return [output]
+    if not isinstance(experiment, Glue):
+        raise InputError("name the texts to predict: --input FILE (only GLUE runs have test sets of their own)")
+    task = GLUE[experiment.task]
+    tests = [read_glue(task, experiment.folder, split) for split in task.test_splits]
+    files = [output / name for name in task.submission_files]
+    for file, examples in zip(files, tests, strict=True):
+        write_submission(file, classifier.outputs(examples), task.submission_labels)
+    return files

@@ -1,0 +1,96 @@
+"""One update, and one evaluation step, as pure jitted functions of pytrees.
+
+A batch is a dict of arrays [microbatches, rows, ...]. A loss function returns *sums* over the rows it is given; they
+are added over the microbatches and divided once, by the weight of the whole batch. So the loss, its gradient and every
+metric are those of the whole batch, however it is cut and wherever its weight falls.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from roformer_jax.errors import InputError
+from roformer_jax.training.state import TrainState
+from roformer_jax.typing import Array, Float, PRNGKeyArray, PyTree, Shaped
+
+Batch = dict[str, Shaped[Array, "microbatches rows ..."]]
+Sums = dict[str, Float[Array, ""]]
+LossFn = Callable[[PyTree, dict[str, Array], PRNGKeyArray | None], Sums]
+"""(params, microbatch, key or None) -> float32 sums: "loss", "weight" (the number of terms in it), and any others."""
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+EvalStep = Callable[[PyTree, Batch], Sums]
+
+
+def make_train_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, schedule: optax.Schedule, key: PRNGKeyArray
+) -> TrainStep:
+    """Makes `step(state, batch) -> (state, metrics)`; the given state's memory is reused for the new one.
+
+    The random key of a microbatch is `key` folded with the step and the microbatch's index: nothing to save.
+    `metrics` are float32 scalars: each sum over the weight ("loss" and whatever else `loss_fn` returns), the total
+    "weight", "grad_norm" before clipping, and the "learning_rate" of this update.
+    """
+
+    # The key is an argument, not a constant of the program: another seed finds the same entry in the compile cache.
+    @functools.partial(jax.jit, donate_argnames="state")
+    def step(state, batch, key):
+        gradients, sums = _sum_gradients(loss_fn, state.params, batch, jax.random.fold_in(key, state.step))
+        weight = jnp.maximum(sums["weight"], 1.0)
+        gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {name: total / weight for name, total in sums.items()} | {
+            "weight": sums["weight"],
+            "grad_norm": optax.tree.norm(gradients),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+    return functools.partial(step, key=key)
+
+
+def make_eval_step(loss_fn: LossFn) -> EvalStep:
+    """Makes `step(params, batch) -> sums` of the whole batch, without randomness."""
+
+    @jax.jit
+    def step(params, batch):
+        sums = jax.lax.map(lambda microbatch: loss_fn(params, microbatch, None), batch)
+        return jax.tree.map(lambda terms: terms.sum(axis=0), sums)
+
+    return step
+
+
+def evaluate_means(eval_step: EvalStep, params: PyTree, batches: Iterable[Batch]) -> dict[str, float]:
+    """The means over all `batches` of what `eval_step` sums, added in float64 on the host.
+
+    Raises:
+        InputError: there is no batch.
+    """
+    # Steps are dispatched asynchronously: nothing waits for the device before the last batch is in its queue.
+    sums = jax.device_get([eval_step(params, batch) for batch in batches])
+    if not sums:
+        raise InputError("the evaluation set gave no batch: it has no examples")
+    totals = {name: float(np.sum([terms[name] for terms in sums], dtype=np.float64)) for name in sums[0]}
+    weight = max(totals.pop("weight"), 1.0)
+    return {name: total / weight for name, total in totals.items()}
+
+
+def _sum_gradients(loss_fn: LossFn, params: PyTree, batch: Batch, key: PRNGKeyArray) -> tuple[PyTree, Sums]:
+    """Gradient of the summed loss and the sums, added in float32 over the microbatches."""
+
+    def loss_and_sums(params, microbatch, key):
+        sums = loss_fn(params, microbatch, key)
+        return sums["loss"], sums
+
+    def add(total, numbered_microbatch):
+        index, microbatch = numbered_microbatch
+        gradients, sums = jax.grad(loss_and_sums, has_aux=True)(params, microbatch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, gradients), sums
+
+    zeros = jax.tree.map(lambda param: jnp.zeros_like(param, jnp.float32), params)
+    microbatches = jax.tree.leaves(batch)[0].shape[0]
+    gradients, sums = jax.lax.scan(add, zeros, (jnp.arange(microbatches), batch))
+    return gradients, jax.tree.map(lambda terms: terms.sum(axis=0), sums)

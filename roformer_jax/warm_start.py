@@ -1,0 +1,78 @@
+"""Starting from another run: its architecture, its tokenizer, and the weights that fit."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from roformer_jax.errors import InputError
+from roformer_jax.models import RoFormerConfig
+from roformer_jax.run_folder import CHECKPOINTS, CONFIG, flatten, read_json
+from roformer_jax.training.checkpoint import restore_params
+from roformer_jax.typing import PyTree
+
+FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "dtype", "remat")  # of the new run
+
+
+def architecture_of(run: Path, model: RoFormerConfig) -> RoFormerConfig:
+    """The model of `run` with the dropout rates, dtype and rematerialisation of `model`."""
+    saved = read_json(run / CONFIG)["model"]
+    known = {field.name for field in dataclasses.fields(RoFormerConfig)} - set(FREE)
+    if not known <= set(saved):
+        raise InputError(f"{run / CONFIG} lacks model.{sorted(known - set(saved))[0]}: another version wrote it")
+    return dataclasses.replace(model, **{name: saved[name] for name in known})
+
+
+def start_from(run: Path, kind: str, params: PyTree) -> tuple[PyTree, str]:
+    """`params` with the weights of `run` in their place: its encoder, and its head if both are experiments of one kind
+    whose head has the same shape.
+
+    Args:
+      run: folder of a run with a checkpoint.
+      kind: class name of the experiment that starts.
+      params: freshly initialised parameters; shapes and shardings are kept.
+
+    Returns:
+      The parameters, and a report of which were loaded, which are new, and which of the run's are not used.
+
+    Raises:
+      InputError: no such run or checkpoint, or an encoder of other shapes (named).
+    """
+    saved = restore_params(run / CHECKPOINTS)
+    same_kind = read_json(run / CONFIG)["experiment"] == kind
+    old, new = flatten(saved), flatten(params)
+
+    def fits(name: str) -> bool:
+        if name not in old or not (name.startswith("encoder.") or same_kind):
+            return False
+        if old[name].shape == new[name].shape:
+            return True
+        if name.startswith("encoder."):
+            raise InputError(f"{run}: {name} has shape {old[name].shape}, the model needs {new[name].shape}")
+        return False
+
+    loaded = {name for name in new if fits(name)}
+
+    def place(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = ".".join(str(entry.key) for entry in path)
+        return jax.device_put(np.asarray(old[name], leaf.dtype), leaf.sharding) if name in loaded else leaf
+
+    report = "\n".join(
+        [
+            f"parameters from {run}:",
+            f"  loaded  {_describe(loaded, new)}",
+            f"  new     {_describe(set(new) - loaded, new)}",
+            f"  unused  {_describe(set(old) - loaded, old)}",
+        ]
+    )
+    return jax.tree_util.tree_map_with_path(place, params), report
+
+
+def _describe(names: set[str], leaves: dict[str, Any]) -> str:
+    """Counts, and names down to the second level."""
+    if not names:
+        return "none"
+    groups = sorted({".".join(name.split(".")[:2]) for name in names})
+    return f"{sum(leaves[name].size for name in names):,} in {len(names)} arrays: {', '.join(groups)}"

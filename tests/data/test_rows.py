@@ -1,0 +1,256 @@
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from roformer_jax.data.rows import ABANDONED_AFTER, METADATA_FILE, ROWS_FILE, cached_rows
+from roformer_jax.errors import InputError
+
+KEY = {"texts": "abc", "length": 8}
+
+
+def make_rows(count=5):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        yield {
+            "ids": rng.integers(0, 2**31 - 1, 8, np.int32),
+            "segment_ids": np.array([1] * (i + 1) + [0] * (7 - i), np.int32),
+            "labels": rng.random((2, 3), np.float32),
+        }
+
+
+def never():
+    raise AssertionError("the rows are built again")
+
+
+def only_folder(cache_dir):
+    (folder,) = cache_dir.iterdir()
+    return folder
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    with cached_rows(tmp_path, KEY, make_rows) as store:
+        assert len(store) == 5
+        for i, expected in enumerate(make_rows()):
+            found = store[i]
+            assert list(found) == list(expected)
+            for name, value in expected.items():
+                assert found[name].dtype == value.dtype
+                np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_second_run_reads_what_the_first_built(tmp_path):
+    first = cached_rows(tmp_path, KEY, make_rows)
+    again = cached_rows(tmp_path, {"length": 8, "texts": "abc"}, never)
+    assert again.fingerprint == first.fingerprint
+    assert only_folder(tmp_path).name == first.fingerprint[:16]
+    first.close()
+    again.close()
+
+
+def test_another_key_is_another_cache(tmp_path):
+    for key in (KEY, KEY | {"length": 9}):
+        cached_rows(tmp_path, key, make_rows).close()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_metadata_counts_rows_and_tokens(tmp_path):
+    with cached_rows(tmp_path, KEY, make_rows) as store:
+        assert store.metadata["key"] == KEY
+        assert (store.metadata["rows"], store.metadata["real_tokens"], store.metadata["tokens"]) == (5, 15, 40)
+        assert store.packing == 15 / 40
+        assert store.metadata["fields"][2] == {"name": "labels", "dtype": "<f4", "shape": [2, 3]}
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_rows_that_do_not_exist_are_index_errors(tmp_path, index):
+    with cached_rows(tmp_path, KEY, make_rows) as store, pytest.raises(IndexError, match=f"row {index} of 5"):
+        store[index]
+
+
+def test_no_rows_are_refused_and_leave_nothing_behind(tmp_path):
+    with pytest.raises(InputError, match="no rows to train on"):
+        cached_rows(tmp_path, KEY, lambda: [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_that_fails_leaves_nothing_behind_and_the_next_one_works(tmp_path):
+    def fails():
+        yield from make_rows(2)
+        raise InputError("dirty text")
+
+    with pytest.raises(InputError, match="dirty text"):
+        cached_rows(tmp_path, KEY, fails)
+    assert list(tmp_path.iterdir()) == []
+    cached_rows(tmp_path, KEY, make_rows).close()
+
+
+def test_rows_of_different_shapes_are_refused(tmp_path):
+    def uneven():
+        yield {"segment_ids": np.ones(8, np.int32)}
+        yield {"segment_ids": np.ones(9, np.int32)}
+
+    with pytest.raises(ValueError, match=r"row 1 has fields .*\[9\].* first row has .*\[8\]"):
+        cached_rows(tmp_path, KEY, uneven)
+
+
+def test_the_slower_of_two_concurrent_builders_takes_the_rows_of_the_faster(tmp_path):
+    def overtaken():
+        cached_rows(tmp_path, KEY, make_rows).close()
+        yield from make_rows()
+
+    with cached_rows(tmp_path, KEY, overtaken) as store:
+        assert len(store) == 5
+    only_folder(tmp_path)
+
+
+def build_slowly(cache_dir, started):
+    def rows():
+        for i, row in enumerate(make_rows()):
+            if i == 3:
+                started.set()
+                time.sleep(600)
+            yield row
+
+    cached_rows(cache_dir, KEY, rows)
+
+
+def test_a_builder_killed_half_way_leaves_no_half_cache(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=build_slowly, args=(tmp_path, started))
+    process.start()
+    assert started.wait(120)
+    process.kill()
+    process.join()
+    left = only_folder(tmp_path)
+    with cached_rows(tmp_path, KEY, make_rows) as store:
+        assert len(store) == 5
+    assert left.exists()  # for all that one can tell, its builder is still at work
+
+
+def test_what_killed_builders_left_is_cleared_after_a_day(tmp_path):
+    cached_rows(tmp_path, KEY, make_rows).close()
+    folder = only_folder(tmp_path)
+    left = folder.rename(tmp_path / f"{folder.name}.tmp-killed")
+    long_ago = time.time() - ABANDONED_AFTER - 60
+    os.utime(left, (long_ago, long_ago))
+    cached_rows(tmp_path, KEY, make_rows).close()
+    assert only_folder(tmp_path) == folder
+
+
+def test_damaged_bytes_are_told_or_harmless_never_wrong_rows(tmp_path):
+    expected = list(make_rows())
+    cached_rows(tmp_path, KEY, make_rows).close()
+    file = only_folder(tmp_path) / ROWS_FILE
+    sound = file.read_bytes()
+    told = 0
+    used = np.flatnonzero(np.frombuffer(sound, np.uint8))  # most of so small a file is padding
+    for position in np.random.default_rng(1).choice(used, 100, replace=False):
+        damaged = bytearray(sound)
+        damaged[position] ^= 0xFF
+        file.write_bytes(damaged)
+        try:
+            with cached_rows(tmp_path, KEY, never) as store:
+                for i, row in enumerate(expected):
+                    for name, value in row.items():
+                        np.testing.assert_array_equal(store[i][name], value)
+        except InputError as error:
+            assert ROWS_FILE in str(error)
+            told += 1
+    assert told > 0
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    cached_rows(tmp_path, KEY, make_rows).close()
+    file = only_folder(tmp_path) / ROWS_FILE
+    sound = file.read_bytes()
+    labels_of_row_3 = list(make_rows())[3]["labels"].tobytes()
+    with cached_rows(tmp_path, KEY, never) as store:
+        assert store[3]["labels"].tobytes() == labels_of_row_3
+    at = sound.index(labels_of_row_3)
+    file.write_bytes(sound[:at] + b"\xff" + sound[at + 1 :])
+    with cached_rows(tmp_path, KEY, never) as store:
+        np.testing.assert_array_equal(store[2]["labels"], list(make_rows())[2]["labels"])
+        with pytest.raises(InputError, match=rf"{ROWS_FILE}: record 3 is damaged: .*; delete the folder"):
+            store[3]
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5])
+def test_a_truncated_file_is_told(tmp_path, keep):
+    cached_rows(tmp_path, KEY, make_rows).close()
+    file = only_folder(tmp_path) / ROWS_FILE
+    sound = file.read_bytes()
+    file.write_bytes(sound[: keep if isinstance(keep, int) else int(len(sound) * keep)])
+    with pytest.raises(InputError, match=rf"{ROWS_FILE}: damaged: .*; delete the folder"):
+        cached_rows(tmp_path, KEY, never)
+
+
+def test_fewer_records_than_promised_are_told(tmp_path):
+    cached_rows(tmp_path, KEY, make_rows).close()
+    cached_rows(tmp_path / "other", KEY, lambda: make_rows(4)).close()
+    folder = tmp_path / only_folder(tmp_path / "other").name
+    (only_folder(tmp_path / "other") / ROWS_FILE).replace(folder / ROWS_FILE)
+    with pytest.raises(InputError, match=r"4 records where metadata\.json says 5"):
+        cached_rows(tmp_path, KEY, never)
+
+
+def test_records_of_another_size_are_told(tmp_path):
+    cached_rows(tmp_path, KEY, make_rows).close()
+    path = only_folder(tmp_path) / METADATA_FILE
+    metadata = json.loads(path.read_text())
+    metadata["fields"][2]["shape"] = [2, 4]
+    path.write_text(json.dumps(metadata))
+    with (
+        cached_rows(tmp_path, KEY, never) as store,
+        pytest.raises(InputError, match=r"record 0 .* 88 bytes, expected 96"),
+    ):
+        store[0]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", "3"])
+def test_damaged_or_missing_metadata_is_told(tmp_path, content):
+    cached_rows(tmp_path, KEY, make_rows).close()
+    path = only_folder(tmp_path) / METADATA_FILE
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(InputError, match=rf"{METADATA_FILE}: damaged or missing"):
+        cached_rows(tmp_path, KEY, never)
+
+
+def fill_the_disk(cache_dir, told):
+    def rows():
+        rng = np.random.default_rng(0)
+        for _ in range(200):
+            yield {"ids": rng.integers(0, 2**31, 1024, np.int64), "segment_ids": np.ones(1024, np.int32)}
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        cached_rows(cache_dir, KEY, rows)
+    except InputError as error:
+        told.put(str(error))
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    told = context.SimpleQueue()
+    process = context.Process(target=fill_the_disk, args=(tmp_path, told))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert "cannot be written" in told.get()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        cached_rows(tmp_path / "file", KEY, make_rows)

@@ -1,0 +1,255 @@
+import os
+import signal
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from roformer_jax.errors import InputError
+from roformer_jax.training.checkpoint import Checkpoints
+from roformer_jax.training.loop import Interrupted, Reporter, TrainingConfig, fit
+from roformer_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from roformer_jax.training.progress import Progress
+from roformer_jax.training.signals import StopSignal
+from roformer_jax.training.state import abstract, create_state
+from roformer_jax.training.step import evaluate_means, make_eval_step, make_train_step
+from roformer_jax.training.writer import FILE, MetricsWriter, read_metrics
+
+CONFIG = TrainingConfig(steps=12, eval_every=4, save_every=5)
+MESH = 8, 4
+TIMES = "seconds", "tokens_per_second"
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The training and evaluation steps of each mesh, compiled once for all tests of this file."""
+    return {}
+
+
+@pytest.fixture
+def run(problem, compiled):
+    """One start of the program: restores what `folder` holds, trains, and returns the final state on the host."""
+
+    def make_steps():
+        optimizer_config = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+        params = problem.make_params()
+        optimizer = make_optimizer(optimizer_config, CONFIG.steps, params)
+        schedule = make_schedule(optimizer_config, CONFIG.steps)
+        train_step = make_train_step(problem.loss_fn, optimizer, schedule, jax.random.key(3))
+        return SimpleNamespace(optimizer=optimizer, train=train_step, eval=make_eval_step(problem.loss_fn))
+
+    def run(folder, config=CONFIG, *, mesh=MESH, at_batch=lambda step: None):
+        def batches(start, stop):
+            for step, batch in zip(range(start, stop), problem.batches(start, stop), strict=True):
+                at_batch(step)
+                yield batch
+
+        with jax.set_mesh(problem.make_mesh(*mesh)):
+            if mesh not in compiled:
+                compiled[mesh] = make_steps()
+            steps = compiled[mesh]
+            held_out = [problem.place(problem.host_batch(1000))]
+            with StopSignal() as stop, Checkpoints(folder / "checkpoints") as checkpoints:
+                state = create_state(problem.make_params(), steps.optimizer)
+                if checkpoints.latest_step() is not None:
+                    state = checkpoints.restore(abstract(state))
+                start = int(state.step)
+                with MetricsWriter(folder, start_step=start) as writer, Progress(config.steps, start=start) as progress:
+                    state = fit(
+                        state,
+                        config,
+                        train_step=steps.train,
+                        batches=batches,
+                        evaluate=lambda params: evaluate_means(steps.eval, params, held_out),
+                        checkpoints=checkpoints,
+                        reporter=Reporter(writer, progress, tokens_per_step=100),
+                        stop=stop,
+                    )
+            return jax.tree.map(np.array, state)
+
+    return run
+
+
+def terminate_at(batch):
+    """Sends SIGTERM to this process while it makes the given batch, if there is one."""
+    return lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == batch else None
+
+
+def without_times(lines):
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def steps_of(lines, kind):
+    return [line["step"] for line in lines if line["kind"] == kind]
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), MESH])
+@pytest.mark.parametrize("steps_done", [1, 5, 7])
+def test_a_run_stopped_and_gone_on_with_is_bitwise_the_run_that_was_not(run, tmp_path, mesh, steps_done):
+    whole = run(tmp_path / "whole", mesh=mesh)
+    with pytest.raises(Interrupted, match=f"after step {steps_done}") as stopped:
+        run(tmp_path / "parts", mesh=mesh, at_batch=terminate_at(steps_done - 1))
+    assert stopped.value.step == steps_done
+    with Checkpoints(tmp_path / "parts" / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == steps_done
+    chex.assert_trees_all_equal(run(tmp_path / "parts", mesh=mesh), whole)
+    found, expected = read_metrics(tmp_path / "parts"), read_metrics(tmp_path / "whole")
+    assert without_times(found) == without_times(expected)
+    assert steps_of(found, "train") == list(range(1, 13))
+    assert steps_of(found, "eval") == [0, 4, 8, 12]
+
+
+def test_a_run_that_crashed_repeats_what_came_after_its_checkpoint_and_no_metric_twice(run, tmp_path):
+    def crash(step):
+        if step == 8:
+            raise RuntimeError("power cut")
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "parts", at_batch=crash)
+    assert steps_of(read_metrics(tmp_path / "parts"), "train")[-1] > 5, "there must be something to cut"
+    seen = []
+    chex.assert_trees_all_equal(run(tmp_path / "parts", at_batch=seen.append), whole)
+    assert seen == list(range(5, 12))
+    assert without_times(read_metrics(tmp_path / "parts")) == without_times(read_metrics(tmp_path / "whole"))
+
+
+def test_a_run_gone_on_with_on_other_devices_stays_close(run, tmp_path):
+    whole = run(tmp_path / "whole", mesh=(1, 1))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", mesh=MESH, at_batch=terminate_at(5))
+    run(tmp_path / "parts", mesh=(1, 1))
+    losses = {
+        name: [line["loss"] for line in read_metrics(tmp_path / name) if line["kind"] == "train"]
+        for name in ("whole", "parts")
+    }
+    np.testing.assert_allclose(losses["parts"], losses["whole"], rtol=1e-5)
+    assert whole.step == 12
+
+
+def test_other_batches_give_another_state(run, tmp_path, problem, monkeypatch):
+    """The negative control of the tests above."""
+    whole = run(tmp_path / "whole")
+    batches = problem.batches
+    monkeypatch.setattr(problem, "batches", lambda start, stop: batches(start + 1, stop + 1))
+    other = run(tmp_path / "other")
+    assert not np.array_equal(whole.params["out"]["kernel"], other.params["out"]["kernel"])
+
+
+def test_a_signal_during_the_last_step_changes_nothing_and_a_finished_run_is_left_alone(run, tmp_path):
+    final = run(tmp_path, at_batch=terminate_at(11))
+    assert final.step == 12
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+    metrics = (tmp_path / FILE).read_text()
+    chex.assert_trees_all_equal(run(tmp_path, at_batch=lambda step: pytest.fail("no update is left to make")), final)
+    assert (tmp_path / FILE).read_text() == metrics
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+
+
+def test_metrics_are_on_disk_before_the_checkpoint_of_their_step_begins(run, tmp_path, monkeypatch):
+    save, flush, events = Checkpoints.save, MetricsWriter.flush, []
+
+    def recording_save(self, step, state):
+        lines = read_metrics(tmp_path)
+        events.append(("save", steps_of(lines, "train")[-1], Counter(steps_of(lines, "eval"))[step]))
+        save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", recording_save)
+    monkeypatch.setattr(MetricsWriter, "flush", lambda self: (events.append("flush"), flush(self))[1])
+    run(tmp_path)
+    assert events[:6] == ["flush", ("save", 5, 0), "flush", ("save", 10, 0), "flush", ("save", 12, 1)]
+
+
+@pytest.fixture
+def count(tmp_path, monkeypatch):
+    """Runs `fit` on a state that only counts, and saves nothing; what it does is told to `tell`."""
+
+    def count(config, tell):
+        def train_step(state, batch):
+            tell(f"update {int(state.step) + 1}")
+            return state._replace(step=state.step + 1), {"loss": jnp.float32(1.0)}
+
+        def evaluate(params):
+            tell("evaluate")
+            return {"loss": 1.0}
+
+        monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: tell(f"save {step}"))
+        with (
+            MetricsWriter(tmp_path) as writer,
+            Checkpoints(tmp_path / "checkpoints") as checkpoints,
+            Progress(config.steps) as progress,
+        ):
+            fit(
+                create_state({}, make_optimizer(OptimizerConfig(), config.steps, {})),
+                config,
+                train_step=train_step,
+                batches=lambda start, stop: iter([{}] * (stop - start)),
+                evaluate=evaluate,
+                checkpoints=checkpoints,
+                reporter=Reporter(writer, progress, tokens_per_step=10),
+                stop=StopSignal(),
+            )
+
+    return count
+
+
+def test_metrics_of_an_update_are_read_after_the_next_is_dispatched(count, monkeypatch):
+    events = []
+    monkeypatch.setattr(MetricsWriter, "write", lambda self, step, kind, values: events.append(f"{kind} {step}"))
+    count(TrainingConfig(steps=4, eval_every=3, save_every=3), events.append)
+    assert events == [
+        *["evaluate", "eval 0"],
+        *["update 1", "update 2", "train 1", "update 3", "train 2", "train 3", "evaluate", "eval 3", "save 3"],
+        *["update 4", "train 4", "evaluate", "eval 4", "save 4"],
+    ]
+
+
+def test_seconds_leave_out_evaluation_and_saving(count, monkeypatch, tmp_path):
+    clock = {"now": 0.0}
+
+    def tick(seconds=1e-3):
+        clock["now"] += seconds
+        return clock["now"]
+
+    monkeypatch.setattr(time, "perf_counter", tick)
+    count(TrainingConfig(steps=6, eval_every=2, save_every=3), lambda event: tick(1.0 if "update" in event else 100.0))
+    lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
+    assert sum(line["seconds"] for line in lines) == pytest.approx(6.0, abs=0.1)
+    for line in lines:
+        assert line["tokens_per_second"] == pytest.approx(10 / line["seconds"])
+
+
+def test_batches_that_end_too_early_are_an_error_and_not_a_finished_run(run, problem, tmp_path, monkeypatch):
+    batches = problem.batches
+    monkeypatch.setattr(problem, "batches", lambda start, stop: batches(start, stop - 1))
+    with pytest.raises(ValueError, match="shorter"):
+        run(tmp_path)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "steps must be 1 or more, but is 0"),
+        ({"eval_every": 0}, "eval_every must be 1 or more, but is 0"),
+        ({"save_every": -5}, "save_every must be 1 or more, but is -5"),
+        ({"keep": 0}, "keep must be 1 or more, but is 0"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, but is 0"),
+        ({"epochs": float("nan")}, "epochs must be positive and finite, but is nan"),
+        ({"batch_size": 10, "microbatches": 4}, "microbatches = 4 does not divide training.batch_size = 10"),
+    ],
+)
+def test_a_field_out_of_range_is_refused_by_name_and_value(fields, message):
+    with pytest.raises(InputError, match=f"training.{message}"):
+        TrainingConfig(**fields)
+
+
+def test_steps_come_from_the_epochs_unless_they_are_given():
+    assert TrainingConfig(epochs=2.5).num_steps(steps_per_epoch=3) == 8
+    assert TrainingConfig(epochs=2.5, steps=7).num_steps(steps_per_epoch=3) == 7
