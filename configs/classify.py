@@ -1,7 +1,10 @@
-"""Fine-tune on any table of labelled texts: CSV, TSV, JSONL with named columns, or a folder of class folders.
+r"""Fine-tune on any table of labelled texts: CSV, TSV, JSONL with named columns, or a folder of class folders.
 
-    python train.py configs/classify.py --data.path my/reviews.csv --data.text-columns text --data.label-column label \
-        --init-from runs/pretrain_small --run-dir runs/reviews
+    python train.py configs/classify.py --data.path my/reviews.csv --run-dir runs/reviews
+    python train.py configs/classify.py --data.path my/pairs.tsv --data.text-columns question answer \
+        --data.label-column verdict --init-from runs/pretrain_small --run-dir runs/verdicts
+
+Devices: any.
 """
 
 from roformer_jax.finetuning import Classification

@@ -4,6 +4,8 @@
     python train.py configs/glue.py --task sst2 --folder path/to/glue          # from scratch
 
 `--folder` holds GLUE in its official TSV form (MRPC, SST-2, ... as sub-folders), or is `tfds:glue`.
+
+Devices: any.
 """
 
 from roformer_jax.finetuning import Glue

@@ -4,11 +4,11 @@
 
 Devices: a TPU slice or several GPUs (the paper used 4 x V100); 3.3 billion tokens.
 
-Stated in the paper: 12 layers x 768 (bert-base-uncased), batch 64, length 512, 100,000 steps, AdamW, learning rate 1e-5,
-masked LM, BookCorpus + Wikipedia, vocabulary of bert-base-uncased (30,522).
-Left open there, and chosen here: masking 15 % with 80/10/10 (BERT's), no next-sentence prediction, warm-up of 1 % and linear
-decay, weight decay 0.01, dropout 0.1, start from random weights. The figure's axis runs to 250,000 steps where the text says
-100,000; BERT itself used 1e-4.
+Stated in the paper: 12 layers x 768 (bert-base-uncased), batch 64, length 512, 100,000 steps, AdamW, learning
+rate 1e-5, masked LM, BookCorpus + Wikipedia.
+Left open there, and chosen here: masking of 15 % with 80/10/10 (BERT's), no next-sentence prediction, warm-up of 1 %
+and linear decay, weight decay 0.01, dropout 0.1, random initial weights, a vocabulary trained on the text. The figure's
+axis runs to 250,000 steps where the text says 100,000; BERT itself used a learning rate of 1e-4.
 """
 
 from roformer_jax.models import RoFormerConfig

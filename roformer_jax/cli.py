@@ -1,7 +1,7 @@
 """The command line: `python -m roformer_jax COMMAND`, and `python train.py CONFIG`.
 
-Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input (one message, nothing written); 75 stopped by a signal with
-the state saved: run the same command again to go on.
+Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input (one message, nothing written); 75 stopped by a signal
+with the state saved: run the same command again to go on.
 """
 
 import difflib

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
+from optax import GradientTransformation
 
 from roformer_jax import __version__
 from roformer_jax.errors import InputError
@@ -85,12 +86,12 @@ class Experiment:
             optimizer = make_optimizer(experiment.optimizer, training.steps, jax.eval_shape(task.model.init, _key(0)))
             params = initial_params(experiment, task, mesh)
             open_folder(folder, config, task.fingerprint, task.tokenizer)
-            with Checkpoints(folder / CHECKPOINTS, keep=training.keep) as checkpoints:
+            with StopSignal() as stop, Checkpoints(folder / CHECKPOINTS, keep=training.keep) as checkpoints:
                 state = create_state(params, optimizer)
                 if checkpoints.latest_step() is not None:
                     state = checkpoints.restore(abstract(state))
                 print_banner(experiment, task, training, mesh, state)
-                train(experiment, task, training, mesh, state, optimizer, checkpoints)
+                train(experiment, task, training, mesh, state, optimizer, checkpoints, stop)
         return finish(folder)
 
 
@@ -112,7 +113,14 @@ def initial_params(experiment: Experiment, task: Task, mesh: Mesh) -> PyTree:
 
 
 def train(
-    experiment: Experiment, task: Task, training: TrainingConfig, mesh: Mesh, state: TrainState, optimizer, checkpoints
+    experiment: Experiment,
+    task: Task,
+    training: TrainingConfig,
+    mesh: Mesh,
+    state: TrainState,
+    optimizer: GradientTransformation,
+    checkpoints: Checkpoints,
+    stop: StopSignal,
 ) -> None:
     """Run the loop from `state` to the end."""
     start = int(state.step)
@@ -123,7 +131,6 @@ def train(
         return (place_batch(batch, mesh) for batch in task.batches.iterate(start, stop))
 
     with (
-        StopSignal() as stop,
         MetricsWriter(experiment.run_dir, start_step=start) as writer,
         Progress(training.steps, start=start) as progress,
     ):

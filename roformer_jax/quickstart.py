@@ -27,7 +27,7 @@ from roformer_jax.training.writer import read_metrics
 
 SENTENCES, GUESSES = 8, 5  # how many masked words the report shows, and guesses for each
 SENTENCE_WORDS = range(8, 26)
-WORD = re.compile(r"[A-Za-z]{4,}")
+WORD = re.compile(r"\b[a-z]{4,}\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +156,11 @@ def facts(rope: Pretraining, learned: Pretraining, finetuning: Classification, s
         "exact duplicates dropped first)",
         "Model": f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads, "
         f"vocabulary of at most {model.vocab_size:,} word pieces trained on the training articles",
-        "Pretraining": f"{rope.training.steps:,} updates of {rope.training.batch_size} rows x {rope.data.length} tokens, "
-        f"peak learning rate {rope.optimizer.learning_rate:g}, the same for both position encodings",
-        "Fine-tuning": f"{finetuning.training.epochs:g} epochs of {finetuning.training.batch_size} articles per update, "
-        f"at most {finetuning.length} tokens each, peak learning rate {finetuning.optimizer.learning_rate:g}",
+        "Pretraining": f"{rope.training.steps:,} updates of {rope.training.batch_size} rows x {rope.data.length} "
+        f"tokens, peak learning rate {rope.optimizer.learning_rate:g}, the same for both position encodings",
+        "Fine-tuning": f"{finetuning.training.epochs:g} epochs, {finetuning.training.batch_size} articles per update "
+        f"on average, at most {finetuning.length} tokens each, peak learning rate "
+        f"{finetuning.optimizer.learning_rate:g}",
         "Seeds": f"pretraining {rope.seed}, fine-tuning {finetuning.seed}",
         "Training time": ", ".join(f"{Path(run).name} {value:.0f} s" for run, value in seconds.items()),
         "Devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -1,4 +1,4 @@
-"""A run's folder: the resolved config, the tokenizer and the data fingerprint beside the weights; one folder, one run."""
+"""A run's folder: resolved config, tokenizer and data fingerprint beside the weights; one folder, one run."""
 
 import dataclasses
 import json
@@ -81,7 +81,7 @@ def check_same(folder: Path, name: str, old: Mapping[str, Any], new: Mapping[str
     for field in sorted(set(old) | set(new)):
         if field.split(".")[0] not in TOPOLOGY and old.get(field) != new.get(field):
             raise InputError(
-                f"{folder} holds a run of another {name}: {field} was {old.get(field)!r} and is now {new.get(field)!r}; "
+                f"{folder} holds a run of another {name}: {field} was {old.get(field)!r}, now {new.get(field)!r}; "
                 "choose another --run-dir, or start it with the old value to continue it"
             )
 

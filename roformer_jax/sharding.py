@@ -1,7 +1,7 @@
 """One explicit mesh: where batches and parameters lie, and where whole weights are gathered.
 
-Axes: `data` splits the rows of a batch; `fsdp` splits the rows too, and the parameters and their optimizer moments with them
-(fully sharded data parallelism). Under `jax.set_mesh(make_mesh(...))` every array's sharding is part of its type.
+Axes: `data` splits the rows of a batch; `fsdp` splits the rows too, and the parameters and their optimizer moments
+with them (fully sharded data parallelism). Under `jax.set_mesh(make_mesh(...))` shardings are part of array types.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def parameter_shardings(mesh: Mesh, shapes: PyTree) -> PyTree:
-    """A sharding per parameter: its largest axis is split over `fsdp` where that size divides it, else it is replicated."""
+    """A sharding per parameter: the largest axis that the size of `fsdp` divides is split over it, if there is one."""
 
     def sharding(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         size = mesh.shape["fsdp"]
@@ -60,8 +60,8 @@ def parameter_shardings(mesh: Mesh, shapes: PyTree) -> PyTree:
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """This process's rows [microbatches, rows, ...] as global arrays whose rows are split over the mesh.
 
-    A number of rows that the devices do not divide is filled up with empty rows (all zero: no segment, no weight), which
-    changes neither loss nor gradient.
+    A number of rows that the devices do not divide is filled up with empty rows (all zero: no segment, no weight),
+    which changes neither loss nor gradient.
     """
     shards = mesh.size // jax.process_count()
     sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))

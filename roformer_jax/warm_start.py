@@ -26,8 +26,9 @@ def architecture_of(run: Path, model: RoFormerConfig) -> RoFormerConfig:
 
 
 def start_from(run: Path, kind: str, params: PyTree) -> tuple[PyTree, str]:
-    """`params` with the weights of `run` in their place: its encoder, and its head if both are experiments of one kind
-    whose head has the same shape.
+    """`params` with the weights of `run` in their place.
+
+    Taken are its encoder, and its head where both are experiments of one kind and the head has the same shape.
 
     Args:
       run: folder of a run with a checkpoint.

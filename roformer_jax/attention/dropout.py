@@ -7,7 +7,7 @@ from roformer_jax.typing import Array, Float, PRNGKeyArray
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
-    """Sets each element to zero with probability `rate` and scales the rest by 1 / (1 - rate); without a key, x itself."""
+    """Sets each element to zero with probability `rate`, scales the rest by 1 / (1 - rate); without a key, x itself."""
     if key is None or rate == 0.0:
         return x
     # The sharding of x: without it every device of an explicit mesh would draw the bits of the whole array.

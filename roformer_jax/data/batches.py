@@ -107,7 +107,7 @@ class Batches:
 def eval_batches(rows: Rows, *, batch_size: int, transform: Transform | None = None, seed: int = 0) -> Iterator[Row]:
     """Yields every row exactly once, in order, as batches [1, batch_size, ...].
 
-    The last batch is filled up with empty rows (all 0, `example_ids` -1), so that all have one shape.
+    The last batch is filled up with empty rows (all 0), so that all have one shape.
     """
     for start in range(0, len(rows), batch_size):
         stop = min(start + batch_size, len(rows))
@@ -125,7 +125,7 @@ def _transformed(row: Row, transform: Transform | None, seed: int, place: int) -
 
 def _empty_like(row: Row) -> Row:
     """A row that has no tokens, no examples and no weight."""
-    return {name: np.full_like(value, -1 if name == "example_ids" else 0) for name, value in row.items()}
+    return {name: np.zeros_like(value) for name, value in row.items()}
 
 
 def _stack(rows: list[Row], microbatches: int) -> Row:

@@ -65,18 +65,13 @@ def mask_row(
     else:
         chosen = np.sort(rng.permutation(candidates)[:count])
     slots = config.positions(len(ids))
-    masked_positions, masked_labels = np.zeros((2, slots), np.int32)
-    masked_weights = np.zeros(slots, np.float32)
-    masked_positions[: len(chosen)] = chosen
-    masked_labels[: len(chosen)] = ids[chosen]
-    masked_weights[: len(chosen)] = 1
-    return {
-        "ids": _corrupt(ids, chosen, tokenizer, rng),
-        "segment_ids": segment_ids,
-        "masked_positions": masked_positions,
-        "masked_labels": masked_labels,
-        "masked_weights": masked_weights,
-    }
+    positions, labels, weights = np.zeros(slots, np.int32), np.zeros(slots, np.int32), np.zeros(slots, np.float32)
+    positions[: len(chosen)] = chosen
+    labels[: len(chosen)] = ids[chosen]
+    weights[: len(chosen)] = 1
+    corrupted = _corrupt(ids, chosen, tokenizer, rng)
+    masked = {"masked_positions": positions, "masked_labels": labels, "masked_weights": weights}
+    return {"ids": corrupted, "segment_ids": segment_ids} | masked
 
 
 def _corrupt(ids: np.ndarray, chosen: np.ndarray, tokenizer: Tokenizer, rng: np.random.Generator) -> np.ndarray:

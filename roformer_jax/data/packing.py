@@ -61,16 +61,9 @@ def pack_documents(documents: list[Int[np.ndarray, "_"]], tokenizer: Tokenizer, 
         raise InputError(f"rows of {length} tokens cannot hold [CLS], a token and [SEP]")
     size = length - 2
     pieces = [document[a : a + size] for document in documents for a in range(0, len(document), size)]
+    cls, sep = _special_ids(tokenizer)
     for members in pack([len(piece) + 2 for piece in pieces], length):
-        row = _empty_row(tokenizer, length)
-        at = 0
-        for segment, piece in enumerate((pieces[i] for i in members), 1):
-            end = at + len(piece) + 2
-            row["ids"][at] = tokenizer.cls_id
-            row["ids"][at + 1 : end - 1] = piece
-            row["ids"][end - 1] = tokenizer.sep_id
-            row["segment_ids"][at:end] = segment
-            at = end
+        row, _ = _fill_row([np.concatenate([cls, pieces[i], sep]) for i in members], tokenizer, length)
         yield row
 
 
@@ -92,8 +85,8 @@ def pack_examples(
 
     Yields:
         `ids`, `segment_ids`, `token_type_ids`: int32[length], type 1 for B and its [SEP];
-        `starts` int32[E], where each example's [CLS] stands; `labels` [E] (0 where absent); `example_ids` int32[E], the
-        index in the input (-1: no example). E is the most examples any row of this set holds.
+        `starts` int32[E], where each example's [CLS] stands; `labels` [E] (0 where absent); `example_ids` int32[E],
+        the place in the input from 1 on (0: no example). E is the most examples any row of this set holds.
 
     Raises:
         InputError: an id outside the vocabulary, or a `length` that leaves no room for text.
@@ -105,40 +98,21 @@ def pack_examples(
         raise InputError(f"rows of {length} tokens leave no room for text beside {specials} special tokens")
     kept_first, kept_second = _truncate_lengths(first, second, length - specials)
     rows = pack(kept_first + kept_second + specials, length)
-    capacity = max((len(members) for members in rows), default=0)
-    label_type = np.int32 if labels is None else labels.dtype
+    most = max((len(members) for members in rows), default=0)
+    labels = np.zeros(len(first), np.int32) if labels is None else labels
+    cls, sep = _special_ids(tokenizer)
     for members in rows:
-        row = _empty_row(tokenizer, length) | {
-            "token_type_ids": np.zeros(length, np.int32),
-            "starts": np.zeros(capacity, np.int32),
-            "labels": np.zeros(capacity, label_type),
-            "example_ids": np.full(capacity, -1, np.int32),
+        a = [np.concatenate([cls, first[i][: kept_first[i]], sep]) for i in members]
+        b = [np.concatenate([second[i][: kept_second[i]], sep]) if second else sep[:0] for i in members]
+        pairs = list(zip(a, b, strict=True))
+        row, starts = _fill_row([np.concatenate(pair) for pair in pairs], tokenizer, length)
+        token_types = np.concatenate([np.repeat([0, 1], [len(i), len(j)]) for i, j in pairs])
+        yield row | {
+            "token_type_ids": _padded(token_types, length, 0, np.int32),
+            "starts": _padded(starts, most, 0, np.int32),
+            "labels": _padded(labels[members], most, 0, labels.dtype),
+            "example_ids": _padded(members + 1, most, 0, np.int32),
         }
-        row["example_ids"][: len(members)] = members
-        if labels is not None:
-            row["labels"][: len(members)] = labels[members]
-        at = 0
-        for slot, i in enumerate(members):
-            row["starts"][slot] = at
-            b = None if second is None else second[i][: kept_second[i]]
-            at = _write_example(row, at, slot + 1, first[i][: kept_first[i]], b, tokenizer)
-        yield row
-
-
-def _write_example(row: Row, at: int, segment: int, a: np.ndarray, b: np.ndarray | None, tokenizer: Tokenizer) -> int:
-    """Writes one example into the row from position `at`; returns the position after it."""
-    middle = at + len(a) + 2
-    end = middle if b is None else middle + len(b) + 1
-    ids = row["ids"]
-    ids[at] = tokenizer.cls_id
-    ids[at + 1 : middle - 1] = a
-    ids[middle - 1] = tokenizer.sep_id
-    if b is not None:
-        ids[middle : end - 1] = b
-        ids[end - 1] = tokenizer.sep_id
-    row["token_type_ids"][middle:end] = 1
-    row["segment_ids"][at:end] = segment
-    return end
 
 
 def _truncate_lengths(
@@ -183,9 +157,28 @@ def _pack_window(lengths: np.ndarray, capacity: int) -> np.ndarray:
     return row_of_item
 
 
-def _empty_row(tokenizer: Tokenizer, length: int) -> Row:
-    """A row of nothing but padding."""
-    return {"ids": np.full(length, tokenizer.pad_id, np.int32), "segment_ids": np.zeros(length, np.int32)}
+def _fill_row(sequences: list[np.ndarray], tokenizer: Tokenizer, length: int) -> tuple[Row, np.ndarray]:
+    """A row of sequences one behind another, a segment each, then padding; and where each begins."""
+    sizes = [len(sequence) for sequence in sequences]
+    ids = np.concatenate(sequences)
+    segment_ids = np.repeat(np.arange(1, len(sizes) + 1), sizes)
+    row = {
+        "ids": _padded(ids, length, tokenizer.pad_id, np.int32),
+        "segment_ids": _padded(segment_ids, length, 0, np.int32),
+    }
+    return row, np.cumsum([0, *sizes[:-1]])
+
+
+def _padded(values: np.ndarray, size: int, fill: int, dtype: np.dtype | type) -> np.ndarray:
+    """`values` and then `fill`, up to `size`."""
+    padded = np.full(size, fill, dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def _special_ids(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """[CLS] and [SEP], each as a sequence of one."""
+    return np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
 
 
 def _check_ids(sequences: list[np.ndarray], tokenizer: Tokenizer) -> None:

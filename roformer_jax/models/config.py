@@ -37,16 +37,16 @@ class RoFormerConfig:
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies theta^(-2i/d); only for position_encoding=rope."""
     max_position_embeddings: int = 512
-    """Rows of the position table; only for position_encoding=learned: the other encodings have no table and no limit."""
+    """Rows of the position table; only for position_encoding=learned, the others have no table and no limit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations and matrix products; parameters, norms, softmax and losses are float32."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes in each block: nothing, all but the matrix products, or everything."""
 
     def __post_init__(self):
-        positive = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                    "type_vocab_size", "max_position_embeddings", "layer_norm_eps", "initializer_range", "rope_theta")  # fmt: skip
-        for name in positive:
+        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        positive = (*sizes, "type_vocab_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
+        for name in (*positive, "rope_theta"):
             if not getattr(self, name) > 0:
                 raise InputError(f"model.{name} = {getattr(self, name)} must be positive")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):

@@ -49,6 +49,7 @@ class Embeddings(nnx.Module):
         positions_BL: Int[Array, "batch length"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "batch length width"]:
+        """What enters the first block; `key` is for dropout."""
         x_BLM = lookup(self.token, ids_BL) + lookup(self.token_type, token_type_ids_BL)
         if self.config.position_encoding == "learned":
             x_BLM += lookup(self.position, positions_BL)

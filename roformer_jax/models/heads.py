@@ -30,6 +30,7 @@ class MaskedLMHead(nnx.Module):
     def __call__(
         self, x_BPM: Float[Array, "batch positions width"], table_VM: Float[Array, "vocab width"]
     ) -> Float[Array, "batch positions vocab"]:
+        """Float32 logits; `table_VM` is the token embedding."""
         x_BPM = self.norm(gelu(self.dense(x_BPM)))
         logits_BPV = jnp.einsum("bpm,vm->bpv", x_BPM, table_VM.astype(x_BPM.dtype), preferred_element_type=jnp.float32)
         return logits_BPV + self.bias[...][None, None, :]
@@ -68,6 +69,7 @@ class ClassificationHead(nnx.Module):
     def __call__(
         self, x_BEM: Float[Array, "batch examples width"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "batch examples outputs"]:
+        """Float32 outputs from the [CLS] vectors; `key` is for dropout."""
         keys = (None, None) if key is None else jax.random.split(key)
         x_BEM = gelu(self.dense(dropout(x_BEM, self.dropout_rate, keys[0])))
         return self.output(dropout(x_BEM, self.dropout_rate, keys[1])).astype(jnp.float32)

@@ -47,6 +47,7 @@ class SelfAttention(nnx.Module):
         rotation: Rotation | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "batch length width"]:
+        """Mixed values of each token's segment; `rotation` None leaves queries and keys as they are."""
         qkv = self.query_key_value(x_BLM)
         q_BLHD, k_BLHD, v_BLHD = (qkv[:, :, i] for i in range(3))
         if rotation is not None:
@@ -75,6 +76,7 @@ class Block(nnx.Module):
         rotation: Rotation | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "batch length width"]:
+        """The residual stream after the block; `key` is for dropout."""
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         mixed_BLM = self.attention(x_BLM, segment_ids_BL, rotation, keys[0])
         x_BLM = self.attention_norm(x_BLM + dropout(mixed_BLM, self.dropout_rate, keys[1]))

@@ -38,8 +38,6 @@ _RC = {
     "xtick.color": _COLOURS["muted"],
     "ytick.color": _COLOURS["muted"],
 }
-
-
 # Two lines of text with a little air, in inches of the figure.
 _LABEL_INCHES = 0.46
 
@@ -118,10 +116,10 @@ def classification_figure(curve: Curve, reference: EndLabel, window: int, captio
 
 
 def _train(axes: Axes, curve: Curve, window: int) -> None:
-    updates = curve.column("train", "step")
-    axes.plot(
-        updates, smooth(updates, curve.column("train", "loss"), window), color=_COLOURS[curve.colour], linewidth=1.1
-    )
+    updates, losses = curve.column("train", "step"), curve.column("train", "loss")
+    finite = np.isfinite(losses)  # one nan would blot out all later means
+    means = smooth(updates[finite], losses[finite], window)
+    axes.plot(updates[finite], means, color=_COLOURS[curve.colour], linewidth=1.1)
 
 
 def _held_out(axes: Axes, curve: Curve, name: str, form: Callable[[float], str]) -> EndLabel:
@@ -156,7 +154,9 @@ def _label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
 def _figure(draw: Callable[[Figure], None], name: str, height: float, caption: str) -> Html:
     """Draws a figure `height` inches high as SVG, and returns it with its caption."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the reader's own matplotlibrc must not change the report
+        matplotlib.rcParams.update(_RC)
         figure = Figure(figsize=(5.0, height), layout="constrained")
         draw(figure)
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

@@ -1,4 +1,4 @@
-"""Masked language modelling: predict the tokens that masking hid, at the masked positions only (BERT; paper section 4.2)."""
+"""Masked language modelling: predict the tokens that masking hid, at their positions only (BERT; paper section 4.2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,14 +148,15 @@ def masked_lm_task(
 
 def describe(rows: RowStore) -> str:
     """Size and packing of a row store, in words."""
-    return f"{rows.metadata['real_tokens']:,} tokens in {len(rows):,} rows ({100 * rows.packing:.1f} % of the places filled)"
+    tokens, filled = rows.metadata["real_tokens"], 100 * rows.packing
+    return f"{tokens:,} tokens in {len(rows):,} rows ({filled:.1f} % of the places filled)"
 
 
 def masked_lm_loss(model: Model) -> Callable[..., dict[str, Array]]:
     """The loss function of a masked LM: sums over the masked tokens of a microbatch.
 
     Returns:
-      `loss(params, batch, key) -> {"loss", "accuracy", "weight"}`: summed cross-entropy (nats), correct tokens, and tokens.
+      `loss(params, batch, key) -> {"loss", "accuracy", "weight"}`: summed cross-entropy (nats), correct tokens, tokens.
       The batch holds `ids`, `segment_ids` [rows, length] and `masked_positions`, `masked_labels`, `masked_weights`
       [rows, positions].
     """

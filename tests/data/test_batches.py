@@ -12,7 +12,7 @@ from roformer_jax.errors import InputError
 
 def make_rows(count, length=3):
     """Row i is full of i."""
-    return [{"ids": np.full(length, i, np.int32), "example_ids": np.array([i], np.int32)} for i in range(count)]
+    return [{"ids": np.full(length, i, np.int32), "example_ids": np.array([i + 1], np.int32)} for i in range(count)]
 
 
 def noise(row, rng):
@@ -169,9 +169,9 @@ def test_evaluation_sees_every_row_once_in_order_in_batches_of_one_shape(count, 
     batches = list(eval_batches(make_rows(count), batch_size=batch_size))
     assert {batch["ids"].shape for batch in batches} == {(1, batch_size, 3)}
     example_ids = np.concatenate([batch["example_ids"].ravel() for batch in batches])
-    assert example_ids[:count].tolist() == list(range(count))
-    assert np.all(example_ids[count:] == -1)
-    assert all(not batch["ids"][0, row].any() for batch in batches for row in np.flatnonzero(batch["example_ids"] < 0))
+    assert example_ids[:count].tolist() == list(range(1, count + 1))
+    assert np.all(example_ids[count:] == 0)
+    assert all(not batch["ids"][0, row].any() for batch in batches for row in np.flatnonzero(batch["example_ids"] == 0))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7])

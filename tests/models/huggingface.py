@@ -4,7 +4,7 @@ import numpy as np
 
 
 def params_from_state_dict(state: dict[str, np.ndarray], num_heads: int) -> dict:
-    """Every tensor is used exactly once; what is left over (the position table, tied copies) is checked to be derived."""
+    """Every tensor is used exactly once; what is left over (tied copies) is checked to be derived."""
     left = dict(state)
     take = left.pop
     layers = 1 + max(int(name.split(".")[3]) for name in state if ".encoder.layer." in name)

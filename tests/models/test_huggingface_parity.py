@@ -1,4 +1,4 @@
-"""The same weights give the same logits as Hugging Face's PyTorch RoFormer: padded, in two segments, at several lengths."""
+"""The same weights give the logits of Hugging Face's PyTorch RoFormer: padded, in two segments, at several lengths."""
 
 from pathlib import Path
 
