@@ -1,7 +1,7 @@
 """Fine-tune on a GLUE task; evaluated on the full development set with the task's official metrics.
 
     python train.py configs/glue.py --task mrpc --folder path/to/glue --init-from runs/pretrain_small
-    python train.py configs/glue.py --task sst2 --folder path/to/glue          # from scratch
+    python train.py configs/glue.py --task sst2 --folder path/to/glue          # from scratch, into runs/glue/sst2
 
 `--folder` holds GLUE in its official TSV form (MRPC, SST-2, ... as sub-folders), or is `tfds:glue`.
 
@@ -17,7 +17,7 @@ from roformer_jax.training.optimizer import OptimizerConfig
 def get_config() -> Glue:
     """A small model; the paper fine-tunes for 3 epochs of 32 examples a step."""
     return Glue(
-        run_dir="runs/glue",
+        run_dir="runs/glue/{task}",
         model=RoFormerConfig(
             vocab_size=8192, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512
         ),

@@ -22,7 +22,8 @@ USAGE = """usage: python -m roformer_jax COMMAND ...
   evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
   predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
 
-Every command answers --help."""
+`train CONFIG --help` lists the fields of an experiment, the others answer --help too. `python train.py CONFIG ...` is
+`train`. The configs that come with the project lie in configs/."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,10 +60,13 @@ def guarded(command: Callable[[list[str]], None], arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> None:
     """Run the experiment of a config file, with overrides."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(USAGE)
+        return
     if not arguments or arguments[0].startswith("-"):
         raise InputError("name a config file first, e.g. `train.py configs/quickstart.py`; it answers --help")
     config = load_config(Path(arguments[0]))
-    parse(type(config), arguments[1:], prog=f"train.py {arguments[0]}", default=config).run()
+    parse(type(config), arguments[1:], prog=f"python train.py {arguments[0]}", default=config).run()
 
 
 def load_config(path: Path) -> Any:
@@ -72,13 +76,16 @@ def load_config(path: Path) -> Any:
       InputError: no such file (with the nearest names), or no get_config in it.
     """
     if not path.is_file():
-        known = [str(file) for file in sorted(path.parent.glob("*.py"))]
-        close = difflib.get_close_matches(str(path), known, n=1) or known
-        raise InputError(f"there is no config file {path}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+        folders = dict.fromkeys((path.parent if path.suffix else Path("configs"), Path("configs")))
+        known = {file.stem: str(file) for folder in folders for file in sorted(folder.glob("*.py"))}
+        close = difflib.get_close_matches(path.stem, known, n=1)
+        hint = f"; did you mean {known[close[0]]}?" if close else f"; there are {', '.join(known.values())}"
+        raise InputError(f"there is no config file {path}" + (hint if known else ""))
+    name = f"config_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where the sources of its classes are looked up
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} defines no get_config()")
@@ -106,7 +113,7 @@ def evaluate(arguments: list[str]) -> None:
 
     from roformer_jax import trained
 
-    for name, value in trained.evaluate(parse(Evaluate, arguments, prog="roformer_jax evaluate").run).items():
+    for name, value in trained.evaluate(parse(Evaluate, arguments, prog="python -m roformer_jax evaluate").run).items():
         print(f"{name:20s} {value:.4f}")
 
 
@@ -125,7 +132,7 @@ def predict(arguments: list[str]) -> None:
         input: str | None = None
         """A table (CSV, TSV, JSONL) with the run's text columns; none takes the test sets of a GLUE run."""
 
-    options = parse(Predict, arguments, prog="roformer_jax predict")
+    options = parse(Predict, arguments, prog="python -m roformer_jax predict")
     from roformer_jax import trained
 
     for file in trained.predict(options.run, options.input, options.output):

@@ -1,5 +1,6 @@
 """The fine-tuning experiments: classification or regression of any table, and the nine tasks of GLUE."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -146,6 +147,10 @@ class Glue(FineTuning):
     """Which task."""
     folder: str = "data/glue"
     """GLUE in its official TSV form (the folder that holds MRPC, SST-2, ..., or a task's own), or tfds:glue."""
+
+    def resolved(self) -> "Experiment":
+        """Each task has its own folder where `run_dir` says {task}."""
+        return dataclasses.replace(super().resolved(), run_dir=self.run_dir.replace("{task}", self.task))
 
     def splits(self) -> Splits:
         """Read the training set and every development set that is there."""

@@ -27,18 +27,21 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run; all of them hold one object.
 
     Raises:
-      InputError: the file is missing or is not JSON.
+      InputError: the file is missing or is not a JSON object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path.parent} is not a run: {path.name} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); the run is damaged") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__} instead of a JSON object; the run is damaged")
+    return content
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -53,9 +56,13 @@ def from_json(kind: type, values: Mapping[str, Any]) -> Any:
       InputError: a field is unknown or missing (another version wrote the run).
     """
     hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints) - {"experiment"})
-    if unknown:
-        raise InputError(f"config of another version: {kind.__name__} has no field {', '.join(unknown)}")
+    found = set(values) - {"experiment"}
+    if found != set(hints):
+        raise InputError(
+            f"config of another version: {kind.__name__} has the fields {', '.join(sorted(hints))}; "
+            f"unknown: {', '.join(sorted(found - set(hints))) or 'none'}; "
+            f"missing: {', '.join(sorted(set(hints) - found)) or 'none'}"
+        )
 
     def convert(hint: Any, value: Any) -> Any:
         if dataclasses.is_dataclass(hint):

@@ -44,11 +44,15 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def parameter_shardings(mesh: Mesh, shapes: PyTree) -> PyTree:
-    """A sharding per parameter: the largest axis that the size of `fsdp` divides is split over it, if there is one."""
+    """A sharding per parameter: the largest axis that the size of `fsdp` divides is split over it, if there is one.
+
+    The first of several axes is never split: in stacked blocks it counts the layers, and a scan walks along it.
+    """
 
     def sharding(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         size = mesh.shape["fsdp"]
-        divisible = [axis for axis, n in enumerate(leaf.shape) if n % size == 0]
+        first = 1 if leaf.ndim > 1 else 0
+        divisible = [axis for axis in range(first, leaf.ndim) if leaf.shape[axis] % size == 0]
         if size == 1 or not divisible:
             return NamedSharding(mesh, PartitionSpec())
         largest = max(divisible, key=lambda axis: leaf.shape[axis])
@@ -57,19 +61,24 @@ def parameter_shardings(mesh: Mesh, shapes: PyTree) -> PyTree:
     return jax.tree.map(sharding, shapes)
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    """This process's rows [microbatches, rows, ...] as global arrays whose rows are split over the mesh.
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, *, whole: bool = False) -> dict[str, Array]:
+    """Rows [microbatches, rows, ...] as global arrays whose rows are split over the mesh.
 
     A number of rows that the devices do not divide is filled up with empty rows (all zero: no segment, no weight),
     which changes neither loss nor gradient.
+
+    Args:
+      batch: this process's share of the rows; with `whole`, all of them, the same in every process.
+      mesh: as from `make_mesh`.
+      whole: for evaluation, whose batches every process makes alike.
     """
-    shards = mesh.size // jax.process_count()
+    shards = mesh.size if whole else mesh.size // jax.process_count()
     sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
     def place(rows: np.ndarray) -> Array:
         missing = -rows.shape[1] % shards
         filled = np.pad(rows, [(0, 0), (0, missing)] + [(0, 0)] * (rows.ndim - 2)) if missing else rows
-        return jax.make_array_from_process_local_data(sharding, filled)
+        return jax.make_array_from_process_local_data(sharding, filled, filled.shape if whole else None)
 
     return {name: place(rows) for name, rows in batch.items()}
 

@@ -14,11 +14,12 @@ from roformer_jax.training.checkpoint import restore_params
 from roformer_jax.typing import PyTree
 
 FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "dtype", "remat")  # of the new run
+ENCODER = "encoder."
 
 
 def architecture_of(run: Path, model: RoFormerConfig) -> RoFormerConfig:
     """The model of `run` with the dropout rates, dtype and rematerialisation of `model`."""
-    saved = read_json(run / CONFIG)["model"]
+    saved = read_json(run / CONFIG).get("model", {})
     known = {field.name for field in dataclasses.fields(RoFormerConfig)} - set(FREE)
     if not known <= set(saved):
         raise InputError(f"{run / CONFIG} lacks model.{sorted(known - set(saved))[0]}: another version wrote it")
@@ -42,19 +43,9 @@ def start_from(run: Path, kind: str, params: PyTree) -> tuple[PyTree, str]:
       InputError: no such run or checkpoint, or an encoder of other shapes (named).
     """
     saved = restore_params(run / CHECKPOINTS)
-    same_kind = read_json(run / CONFIG)["experiment"] == kind
+    same_kind = read_json(run / CONFIG).get("experiment") == kind
     old, new = flatten(saved), flatten(params)
-
-    def fits(name: str) -> bool:
-        if name not in old or not (name.startswith("encoder.") or same_kind):
-            return False
-        if old[name].shape == new[name].shape:
-            return True
-        if name.startswith("encoder."):
-            raise InputError(f"{run}: {name} has shape {old[name].shape}, the model needs {new[name].shape}")
-        return False
-
-    loaded = {name for name in new if fits(name)}
+    loaded = _encoder_names(run, old, new) | (_head_names(old, new) if same_kind else set())
 
     def place(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         name = ".".join(str(entry.key) for entry in path)
@@ -69,6 +60,21 @@ def start_from(run: Path, kind: str, params: PyTree) -> tuple[PyTree, str]:
         ]
     )
     return jax.tree_util.tree_map_with_path(place, params), report
+
+
+def _encoder_names(run: Path, old: dict[str, Any], new: dict[str, Any]) -> set[str]:
+    """The encoder's parameters that both have; refuses them in another shape."""
+    names = {name for name in new if name.startswith(ENCODER) and name in old}
+    for name in sorted(names):
+        if old[name].shape != new[name].shape:
+            raise InputError(f"{run}: {name} has shape {old[name].shape}, the model needs {new[name].shape}")
+    return names
+
+
+def _head_names(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
+    """The head's parameters if every one fits; half a head would be worth nothing."""
+    names = {name for name in new if not name.startswith(ENCODER)}
+    return names if all(name in old and old[name].shape == new[name].shape for name in names) else set()
 
 
 def _describe(names: set[str], leaves: dict[str, Any]) -> str:

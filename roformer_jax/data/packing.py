@@ -15,14 +15,17 @@ from roformer_jax.typing import Int, Shaped
 Row = dict[str, np.ndarray]
 # Items packed together. Longer windows fill rows no better: a window leaves a few dozen rows unfilled.
 WINDOW = 65_536
+# Items of at most this part of a row count as short.
+SHORT = 4
 
 
 def pack(lengths: Sequence[int] | Int[np.ndarray, "items"], capacity: int) -> list[Int[np.ndarray, "_"]]:
-    """Best-fit-decreasing bin packing: each row's item indices, ascending; every item is in exactly one row.
+    """Best-fit bin packing: each row's item indices, ascending; every item is in exactly one row.
 
-    Items are taken in windows of `WINDOW`, longest first, each to the row with the least room that still holds it. That
-    room is the lowest set bit, at or above the item's length, of an integer whose bit r says that some row has r tokens
-    left.
+    Items are taken in windows of `WINDOW`, the longer ones by decreasing length, then the short ones in a fixed random
+    order (by length they would fill some rows with dozens of tiny examples and others with a few, and a batch of rows
+    is to be a fair sample). Each goes to the row with the least room that still holds it: the lowest set bit, at or
+    above the item's length, of an integer whose bit r says that some row has r tokens left.
 
     Raises:
         InputError: a length below 1 or above `capacity`.
@@ -133,7 +136,9 @@ def _truncate_lengths(
 
 def _pack_window(lengths: np.ndarray, capacity: int) -> np.ndarray:
     """The row of each item of one window."""
-    order = np.argsort(-lengths, kind="stable")
+    shuffled = np.random.default_rng(0).permutation(len(lengths))
+    sizes = lengths[shuffled]
+    order = shuffled[np.argsort(np.where(sizes > capacity // SHORT, -sizes, 0), kind="stable")]
     row_of_item = np.empty(len(lengths), np.int64)
     rows_with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0

@@ -24,7 +24,7 @@ def tokenizer_for(
     """Load the tokenizer at `path`, or train a WordPiece vocabulary of at most `vocab_size` on `texts`.
 
     Raises:
-      InputError: the tokenizer holds more tokens than the model's embedding.
+      InputError: the tokenizer holds more tokens than the model's embedding, or the cache cannot be written.
     """
     if path is not None:
         tokenizer = load_tokenizer(path)
@@ -38,8 +38,11 @@ def tokenizer_for(
     cached = Path(cache_dir) / f"tokenizer-{key[:16]}.json"
     if not cached.exists():
         trained = train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
-        cached.parent.mkdir(parents=True, exist_ok=True)
         partial = cached.with_suffix(f".{os.getpid()}.partial")
-        trained.save(partial)
-        os.replace(partial, cached)
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            trained.save(partial)
+            os.replace(partial, cached)
+        except OSError as error:
+            raise InputError(f"{cached}: cannot be written: {error}") from error
     return load_tokenizer(cached)

@@ -1,11 +1,13 @@
 """The model's hyper-parameters, under the names of Hugging Face's RoFormer configuration."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from roformer_jax.errors import InputError
 
 PositionEncoding = Literal["rope", "learned", "sinusoidal", "none"]
+ComputeType = Literal["float32", "bfloat16"]
+Rematerialisation = Literal["none", "dots", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,9 @@ class RoFormerConfig:
     """Base of the rotary frequencies theta^(-2i/d); only for position_encoding=rope."""
     max_position_embeddings: int = 512
     """Rows of the position table; only for position_encoding=learned, the others have no table and no limit."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: ComputeType = "float32"
     """Type of the activations and matrix products; parameters, norms, softmax and losses are float32."""
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Rematerialisation = "none"
     """What the backward pass recomputes in each block: nothing, all but the matrix products, or everything."""
 
     def __post_init__(self):
@@ -52,6 +54,10 @@ class RoFormerConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model.{name} = {getattr(self, name)} must lie in [0, 1)")
+        choices = {"position_encoding": PositionEncoding, "dtype": ComputeType, "remat": Rematerialisation}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise InputError(f"model.{name} = {getattr(self, name)!r} is none of {', '.join(get_args(allowed))}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model.num_attention_heads = {self.num_attention_heads} does not divide "

@@ -17,7 +17,8 @@ from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 def lookup(embed: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... width"]:
     """Rows of an embedding in its compute dtype; an id outside the table gives NaN, so that it cannot pass unseen."""
     table_VM = gathered(embed.embedding[...])
-    return table_VM.at[ids].get(mode="fill", out_sharding=like(ids, extra_axes=1)).astype(embed.dtype)
+    rows = table_VM.at[ids].get(mode="fill", wrap_negative_indices=False, out_sharding=like(ids, extra_axes=1))
+    return rows.astype(embed.dtype)
 
 
 def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length width"]:

@@ -74,7 +74,8 @@ def classification_task(
     train = pack(splits.train, tokenizer, length, cache_dir)
     heldout = {name: pack(examples, tokenizer, length, cache_dir) for name, examples in splits.evaluation.items()}
     examples_per_row = len(splits.train.texts) / len(train)
-    rows = max(1, round(batch_size / examples_per_row / microbatches)) * microbatches
+    parts = microbatches * jax.process_count()
+    rows = max(1, round(batch_size / examples_per_row / parts)) * parts
     predictor = Predictor(model, mesh)
 
     def evaluate(params: PyTree) -> dict[str, float]:
@@ -163,7 +164,7 @@ class Predictor:
         """
         outputs, seen = None, np.zeros(num_examples, np.int64)
         for batch in eval_batches(rows, batch_size=min(batch_size, len(rows))):
-            found, numbers = map(np.asarray, self._predict(params, place_batch(batch, self._mesh)))
+            found, numbers = map(np.asarray, self._predict(params, place_batch(batch, self._mesh, whole=True)))
             if outputs is None:
                 outputs = np.zeros((num_examples, found.shape[-1]), np.float32)
             indices = numbers[numbers > 0] - 1

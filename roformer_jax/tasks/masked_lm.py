@@ -122,7 +122,7 @@ def masked_lm_task(
     unigram = unigram_cross_entropy(corpus, heldout_batches())
 
     def evaluate(params: PyTree) -> dict[str, float]:
-        placed = (place_batch(batch, mesh) for batch in heldout_batches())
+        placed = (place_batch(batch, mesh, whole=True) for batch in heldout_batches())
         return evaluate_means(eval_step, params, placed) | {"unigram_loss": unigram}
 
     batches = Batches(

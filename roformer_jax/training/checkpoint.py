@@ -96,15 +96,18 @@ def restore_params(folder: str | os.PathLike, step: int | None = None) -> PyTree
     """The parameters of a checkpoint, the newest by default, as a nested dict of NumPy arrays.
 
     Raises:
-        InputError: there is no such checkpoint.
+        InputError: there is no such checkpoint, or it is damaged.
     """
     root = epath.Path(folder).expanduser().resolve()
     steps = ocp.utils.checkpoint_steps(root) if root.exists() else []
     path = root / str(_choose_step(root, steps, step)) / "params"
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        saved = handler.metadata(path).tree
-        target = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), saved)
-        return handler.restore(path, args=ocp.args.StandardRestore(target))
+        try:
+            saved = handler.metadata(path).tree
+            target = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), saved)
+            return handler.restore(path, args=ocp.args.StandardRestore(target))
+        except (OSError, ValueError) as error:
+            raise InputError(f"the checkpoint {path} is damaged: {error}") from error
 
 
 def _choose_step(folder: epath.Path, steps: list[int], step: int | None) -> int:

@@ -47,8 +47,8 @@ def test_every_item_is_in_exactly_one_row_and_no_row_overflows(data):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 24), max_size=60))
-def test_as_many_rows_as_textbook_best_fit_decreasing(lengths):
+@given(st.lists(st.integers(7, 24), max_size=60))
+def test_items_over_a_quarter_of_a_row_are_packed_as_textbook_best_fit_decreasing(lengths):
     # Which of two rows with equal room takes an item does not change the multiset of rooms.
     rooms = sorted(24 - sum(lengths[i] for i in row) for row in pack(lengths, 24))
     assert rooms == sorted(24 - sum(lengths[i] for i in row) for row in best_fit_decreasing(lengths, 24))
@@ -61,6 +61,15 @@ def test_several_windows_are_packed_one_after_another():
     assert max(lengths[row].sum() for row in rows) <= 64
     # Uniform lengths pack almost perfectly.
     assert lengths.sum() / (64 * len(rows)) > 0.99
+
+
+def test_short_items_are_mixed_so_that_rows_hold_alike_numbers_of_them():
+    # Lengths like the phrases of SST-2; by decreasing length, the rows would hold 4 to 42 items, +- 7.
+    lengths = np.random.default_rng(2).geometric(1 / 11, 4000).clip(1, 60) + 2
+    rows = pack(lengths, 128)
+    counts, textbook = ([len(row) for row in packed] for packed in (rows, best_fit_decreasing(lengths, 128)))
+    assert lengths.sum() / (128 * len(rows)) > 0.98
+    assert np.std(counts) < np.std(textbook) / 2
 
 
 def test_packing_is_deterministic():

@@ -3,7 +3,7 @@
     pip install "torch==2.13.0" "transformers==5.23.0"      # an environment of its own: `make test-peers` makes one
     python tests/golden/make_roformer.py                    # writes tests/golden/roformer.npz
 
-The file holds the state dict of each model (keys `masked_lm/...`, `classifier/...`), the inputs, and the logits of every
+The file holds the state dict of each model (keys `masked_lm/...`, `classifier/...`), inputs, and the logits of every
 real token or example. Nothing of roformer_jax is imported here.
 """
 
