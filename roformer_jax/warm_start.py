@@ -13,12 +13,20 @@ from roformer_jax.run_folder import CHECKPOINTS, CONFIG, flatten, read_json
 from roformer_jax.training.checkpoint import restore_params
 from roformer_jax.typing import PyTree
 
-FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "dtype", "remat")  # of the new run
+# Fields that the new run decides; the rest is the architecture of the weights.
+FREE = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "classifier_pooling",
+    "dtype",
+    "remat",
+)
 ENCODER = "encoder."
 
 
 def architecture_of(run: Path, model: RoFormerConfig) -> RoFormerConfig:
-    """The model of `run` with the dropout rates, dtype and rematerialisation of `model`."""
+    """The model of `run` with the dropout rates, pooling, dtype and rematerialisation of `model`."""
     saved = read_json(run / CONFIG).get("model", {})
     known = {field.name for field in dataclasses.fields(RoFormerConfig)} - set(FREE)
     if not known <= set(saved):

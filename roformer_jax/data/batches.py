@@ -29,7 +29,8 @@ class Batches:
     """An endless sequence of training batches; `batches[step]` needs nothing of the steps before it.
 
     Every epoch visits each row once, in an order of its own. A batch is a dict of arrays [microbatches, rows, ...],
-    where rows is this process' share: joining all processes' shares along axis 1 gives the batch of a single process.
+    where rows is this process' share: joining all processes' shares along axis 1 gives the batch of a single process,
+    with empty rows (all 0) at its end where the processes do not divide it.
     """
 
     def __init__(
@@ -59,11 +60,8 @@ class Batches:
         Raises:
             InputError: a batch size that cannot be divided, a negative seed, or no rows.
         """
-        if batch_size < 1 or batch_size % (microbatches * process_count):
-            raise InputError(
-                f"batch_size={batch_size} must be a positive multiple of microbatches={microbatches} "
-                f"x processes={process_count}"
-            )
+        if batch_size < 1 or batch_size % microbatches:
+            raise InputError(f"batch_size={batch_size} must be a positive multiple of microbatches={microbatches}")
         if not 0 <= seed < 2**64:
             raise InputError(f"seed must lie in [0, 2^64), got {seed}")
         if len(rows) == 0:
@@ -75,7 +73,7 @@ class Batches:
         self._seed = seed
         self._microbatch_size = batch_size // microbatches
         self._microbatches = microbatches
-        share = self._microbatch_size // process_count
+        share = -(-self._microbatch_size // process_count)
         self._share = range(process_index * share, (process_index + 1) * share)
 
     def __getitem__(self, step: int) -> Row:
@@ -84,7 +82,7 @@ class Batches:
             raise IndexError(f"steps count from 0, got {step}")
         first = step * self._microbatches * self._microbatch_size
         starts = [first + m * self._microbatch_size for m in range(self._microbatches)]
-        rows = [self._row(start + offset) for start in starts for offset in self._share]
+        rows = [self._row(start, offset) for start in starts for offset in self._share]
         return _stack(rows, self._microbatches)
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Row]:
@@ -99,8 +97,11 @@ class Batches:
         finally:
             executor.shutdown(cancel_futures=True)
 
-    def _row(self, place: int) -> Row:
-        """The row at a place of the endless stream of rows."""
+    def _row(self, start: int, offset: int) -> Row:
+        """Row `offset` of the microbatch that begins at `start` in the endless stream of rows; empty past its end."""
+        if offset >= self._microbatch_size:
+            return _empty_like(self._row(start, 0))
+        place = start + offset
         return _transformed(self._rows[self._order[place]], self._transform, self._seed, place)
 
 

@@ -8,6 +8,7 @@ from roformer_jax.errors import InputError
 PositionEncoding = Literal["rope", "learned", "sinusoidal", "none"]
 ComputeType = Literal["float32", "bfloat16"]
 Rematerialisation = Literal["none", "dots", "full"]
+Pooling = Literal["cls", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class RoFormerConfig:
     """Base of the rotary frequencies theta^(-2i/d); only for position_encoding=rope."""
     max_position_embeddings: int = 512
     """Rows of the position table; only for position_encoding=learned, the others have no table and no limit."""
+    classifier_pooling: Pooling = "cls"
+    """What the classification head reads of an example: its [CLS] vector, or the mean of its token vectors."""
     dtype: ComputeType = "float32"
     """Type of the activations and matrix products; parameters, norms, softmax and losses are float32."""
     remat: Rematerialisation = "none"
@@ -54,7 +57,12 @@ class RoFormerConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model.{name} = {getattr(self, name)} must lie in [0, 1)")
-        choices = {"position_encoding": PositionEncoding, "dtype": ComputeType, "remat": Rematerialisation}
+        choices = {
+            "position_encoding": PositionEncoding,
+            "classifier_pooling": Pooling,
+            "dtype": ComputeType,
+            "remat": Rematerialisation,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise InputError(f"model.{name} = {getattr(self, name)!r} is none of {', '.join(get_args(allowed))}")

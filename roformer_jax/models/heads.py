@@ -19,6 +19,17 @@ def take_tokens(
     return jnp.take_along_axis(x_BLM, at_BP[:, :, None], axis=1)
 
 
+def mean_tokens(
+    x_BLM: Float[Array, "batch length width"], segment_ids_BL: Int[Array, "batch length"], examples: int
+) -> Float[Array, "batch examples width"]:
+    """The mean vector of each segment 1, ..., `examples` of a row, summed in float32; zeros for an empty one."""
+    numbers_E = jnp.arange(1, examples + 1, dtype=segment_ids_BL.dtype)
+    inside_BEL = (segment_ids_BL[:, None, :] == numbers_E[None, :, None]).astype(x_BLM.dtype)
+    sum_BEM = jnp.einsum("bel,blm->bem", inside_BEL, x_BLM, preferred_element_type=jnp.float32)
+    count_BE = jnp.sum(inside_BEL, axis=-1, dtype=jnp.float32)
+    return (sum_BEM / jnp.maximum(count_BE, 1.0)[:, :, None]).astype(x_BLM.dtype)
+
+
 class MaskedLMHead(nnx.Module):
     """Dense, GELU, LayerNorm, then the transposed token embedding and a bias (BERT, as in RoFormer's code)."""
 
@@ -69,16 +80,17 @@ class ClassificationHead(nnx.Module):
     def __call__(
         self, x_BEM: Float[Array, "batch examples width"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "batch examples outputs"]:
-        """Float32 outputs from the [CLS] vectors; `key` is for dropout."""
+        """Float32 outputs from the pooled vectors; `key` is for dropout."""
         keys = (None, None) if key is None else jax.random.split(key)
         x_BEM = gelu(self.dense(dropout(x_BEM, self.dropout_rate, keys[0])))
         return self.output(dropout(x_BEM, self.dropout_rate, keys[1])).astype(jnp.float32)
 
 
 class RoFormerForClassification(nnx.Module):
-    """Encoder and a head that reads the [CLS] vector of every example of a row; one output is a regression."""
+    """Encoder and a head that reads one pooled vector per example of a row; one output is a regression."""
 
     def __init__(self, config: RoFormerConfig, num_outputs: int, *, rngs: nnx.Rngs):
+        self.pooling = config.classifier_pooling
         self.encoder = Encoder(config, rngs=rngs)
         self.head = ClassificationHead(config, num_outputs, rngs=rngs)
 
@@ -94,4 +106,8 @@ class RoFormerForClassification(nnx.Module):
         """Float32 outputs (class logits, or one score) per example; `starts_BE` holds each example's [CLS] position."""
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         x_BLM = self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=encoder_key)
-        return gathered_call(self.head, take_tokens(x_BLM, starts_BE), head_key)
+        if self.pooling == "mean":
+            pooled_BEM = mean_tokens(x_BLM, segment_ids_BL, starts_BE.shape[1])
+        else:
+            pooled_BEM = take_tokens(x_BLM, starts_BE)
+        return gathered_call(self.head, pooled_BEM, head_key)

@@ -74,8 +74,7 @@ def classification_task(
     train = pack(splits.train, tokenizer, length, cache_dir)
     heldout = {name: pack(examples, tokenizer, length, cache_dir) for name, examples in splits.evaluation.items()}
     examples_per_row = len(splits.train.texts) / len(train)
-    parts = microbatches * jax.process_count()
-    rows = max(1, round(batch_size / examples_per_row / parts)) * parts
+    rows = max(1, round(batch_size / examples_per_row / microbatches)) * microbatches
     predictor = Predictor(model, mesh)
 
     def evaluate(params: PyTree) -> dict[str, float]:

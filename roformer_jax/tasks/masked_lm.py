@@ -174,8 +174,8 @@ def masked_lm_loss(model: Model) -> Callable[..., dict[str, Array]]:
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """-log softmax(logits)[label] in float32, in nats; `logits` has one more axis than `labels`."""
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    """-log softmax(logits)[label] in nats, NaN for a label outside; `logits` has one more axis than `labels`."""
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1, wrap_negative_indices=False)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked
 
 

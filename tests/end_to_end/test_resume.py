@@ -55,7 +55,7 @@ def config_file(folder, action):
 def bits(run):
     """The bytes of every array of the newest checkpoint: parameters, optimizer state and step."""
     folder = run / "checkpoints"
-    params = restore_params(folder)
+    params = jax.device_put(restore_params(folder))
     optimizer = make_optimizer(load_experiment(run).optimizer, STEPS, params)
     with Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(abstract(create_state(params, optimizer)))
@@ -122,10 +122,11 @@ def test_a_run_stopped_by_a_signal_goes_on_bitwise(stopped, place):
 
 
 def test_another_seed_gives_another_state(stopped):
-    """The negative control."""
-    folder, _, _ = stopped
-    with pytest.raises(AssertionError):
-        chex.assert_trees_all_equal(bits(folder / "other"), bits(folder / "whole"))
+    """The negative control: parameters and moments of both are of the same shapes and differ."""
+    other, whole = (bits(stopped[0] / name) for name in ("other", "whole"))
+    chex.assert_trees_all_equal_shapes_and_dtypes(other, whole)
+    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(whole), strict=True):
+        assert a.size == np.dtype(np.int32).itemsize or not np.array_equal(a, b)  # the counters are the same
 
 
 @pytest.mark.parametrize(
@@ -136,18 +137,20 @@ def test_a_process_ended_from_outside_goes_on_bitwise(
 ):
     """The process holds still once `update` is in its metrics, so that the signal finds it there on any machine."""
     run, go = tmp_path / "run", tmp_path / "go"
-    config = config_file(
-        tmp_path, f"while update > {update + 1} and not os.path.exists({str(go)!r}): time.sleep(0.01)"
-    )
+    config = config_file(tmp_path, f"while update > {update + 1} and not os.path.exists({str(go)!r}): time.sleep(0.01)")
     command = ["train.py", *arguments(config, run), "--training.save-every", "1"]
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as running:
         while not ((run / FILE).exists() and f'"step": {update}, "kind": "train"' in (run / FILE).read_text()):
             assert running.poll() is None, running.stderr.read()
             time.sleep(0.01)
         running.send_signal(number)
         go.touch()
-    assert running.returncode == code
+        _, error = running.communicate()
+    assert running.returncode == code, error
     outcome = process(*command)
     assert outcome.code == 0, outcome.err
-    assert "continues after update" in outcome.out
+    if update > 1:  # a kill at update 1 may find no whole checkpoint yet
+        assert "continues after update" in outcome.out
     assert_same_run(run, stopped[0] / "whole")

@@ -1,4 +1,4 @@
-"""The models promise to promote no dtype silently."""
+"""The models promise to promote no dtype silently; their test programs are tiny, and compiling is what takes time."""
 
 import jax
 import pytest
@@ -8,3 +8,10 @@ import pytest
 def strict_dtype_promotion():
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -112,7 +112,7 @@ def test_logits_are_float32_whatever_the_blocks_compute_in(masked_lm, classifier
 def test_classification_head_drops_before_both_of_its_products(classifier):
     model, params = classifier
     arrays = [jnp.asarray(array) for array in (IDS, SEGMENTS, STARTS)]
-    program = jax.make_jaxpr(lambda key: model.apply(params, *arrays, key=key))(jax.random.key(0))
+    program = jax.make_jaxpr(lambda params: model.apply(params, *arrays, key=jax.random.key(0)))(params)
     assert count("random_bits", program) == 4 + 2  # the encoder's, the head's
 
 

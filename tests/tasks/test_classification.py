@@ -1,0 +1,263 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from roformer_jax.data.packing import pack_examples
+from roformer_jax.data.tokenizer import train_wordpiece
+from roformer_jax.models import Model, build_classifier
+from roformer_jax.tasks.classification import (
+    Predictor,
+    classification_loss,
+    classification_task,
+    confusion_matrix,
+    pack,
+    probabilities,
+    regression_loss,
+    score,
+)
+from tests.models.parameters import random_params
+from tests.tasks.made_up import (
+    ENCODINGS,
+    HIDDEN,
+    LAYERS,
+    LENGTH,
+    VOCAB,
+    WIDTH,
+    examples,
+    mesh_of,
+    model_config,
+    placed_params,
+    sentences,
+    splits,
+    train,
+)
+
+EPS = float(np.finfo(np.float32).eps)
+STEPS = 20
+# Each block sums over the keys, four times the width and the hidden units; a gradient sums over the tokens besides.
+TERMS = LAYERS * (LENGTH + 4 * WIDTH + HIDDEN) + LENGTH
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_wordpiece(sentences(60, seed=0), vocab_size=VOCAB)
+
+
+@pytest.fixture
+def make_task(tokenizer, cache_dir):
+    def make(mesh, *, splits=splits(), batch_size=12, microbatches=1, **fields):  # noqa: B008 (never changed)
+        return classification_task(
+            splits, model_config(**fields), tokenizer, mesh=mesh, length=LENGTH, batch_size=batch_size,
+            microbatches=microbatches, seed=3, cache_dir=cache_dir,
+        )  # fmt: skip
+
+    return make
+
+
+def packed_and_alone(tokenizer, pairs, classes):
+    """The same three examples in one row (and two empty ones), and in a row each."""
+    found = examples(3, 40, pairs=pairs, classes=classes)
+    first, second = (tokenizer.encode(texts) if texts else None for texts in (found.texts, found.pairs))
+    length = sum(len(ids) + 3 for ids in first + (second or []))
+    rows = [
+        list(pack_examples(a, b, labels, tokenizer, length))
+        for a, b, labels in [(first, second, found.labels)]
+        + [([first[i]], second and [second[i]], found.labels[[i]]) for i in range(3)]
+    ]
+    assert [len(part) for part in rows] == [1, 1, 1, 1]
+    packed, *alone = (part[0] for part in rows)
+
+    def padded(value, size):
+        return np.pad(value, (0, size - len(value)))
+
+    alone = {name: np.stack([padded(row[name], len(packed[name])) for row in alone]) for name in packed}
+    packed = {name: np.stack([value] + [np.zeros_like(value)] * 2) for name, value in packed.items()}
+    return packed, alone
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("classes", [3, 0], ids=["pairs", "regression"])
+def test_packed_examples_have_the_loss_and_gradients_they_have_alone(tokenizer, encoding, classes):
+    model = build_classifier(model_config(position_encoding=encoding, max_position_embeddings=128), max(classes, 1))
+    loss = classification_loss(model) if classes else regression_loss(model)
+    packed, alone = packed_and_alone(tokenizer, pairs=bool(classes), classes=classes)
+    assert (packed["token_type_ids"].max() == 1) == bool(classes)
+
+    def loss_and_sums(params, batch):
+        sums = loss(params, batch, None)
+        return sums["loss"], sums
+
+    gradient = jax.jit(jax.grad(loss_and_sums, has_aux=True))
+    params = random_params(model, scale=0.1)
+    (expected, expected_sums), (found, found_sums) = gradient(params, alone), gradient(params, packed)
+    assert found_sums["weight"] == 3
+    terms = TERMS * packed["ids"].shape[1] / LENGTH
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    chex.assert_trees_all_close(found, expected, rtol=0, atol=terms * EPS * largest)
+    chex.assert_trees_all_close(found_sums, expected_sums, rtol=terms * EPS)
+
+
+def test_any_number_of_devices_gives_the_same_losses_with_dropout(make_task):
+    """Five rows a step: empty ones are added, and the bits of the others do not move."""
+    losses = {}
+    for devices, fsdp in ((1, 1), (2, 1), (8, 1), (8, 2), (4, 4)):
+        mesh = mesh_of(devices, fsdp)
+        task = make_task(mesh, batch_size=8)
+        assert task.batches[0]["ids"].shape[1] == 5
+        losses[devices, fsdp] = train(task, mesh, STEPS)[1]
+    reference = losses.pop((1, 1))
+    assert np.ptp(reference) > 0.1, "the losses hardly move"
+    for found in losses.values():
+        np.testing.assert_allclose(found, reference, rtol=1e-5)
+
+
+def test_every_example_is_predicted_once_for_any_batch_size_and_number_of_devices(make_task, tokenizer, cache_dir):
+    task, heldout = make_task(mesh_of(1)), splits().evaluation["heldout"]
+    rows, count = pack(heldout, tokenizer, LENGTH, cache_dir), len(heldout.texts)
+    found = []
+    for devices in (1, 8):
+        mesh = mesh_of(devices)
+        with jax.set_mesh(mesh):
+            predictor, params = Predictor(task.model, mesh), placed_params(task, mesh)
+            found += [predictor(params, rows, batch_size, count) for batch_size in (64, 7, 1)]
+            with pytest.raises(RuntimeError, match=f"saw {count} of {count + 1} examples exactly once"):
+                predictor(params, rows, 7, count + 1)
+    assert found[0].shape == (count, 3)
+    assert found[0].std(axis=0).min() > 0
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=TERMS * EPS * float(np.abs(found[0]).max()))
+
+
+def test_predictions_are_in_input_order(tokenizer, cache_dir):
+    """A model that counts the tokens of an example's row: packing sorts by length, and the order must come back."""
+    texts = ["rotate " * n for n in (3, 28, 1, 20, 7)]
+    given = examples(len(texts), 0, pairs=False, classes=0)._replace(texts=texts)
+
+    def apply(params, ids, segment_ids, starts, types, *, key):
+        own = jnp.take_along_axis(segment_ids, starts, axis=1)
+        sizes = jnp.sum(segment_ids[:, None, :] == own[:, :, None], axis=-1)
+        return sizes[..., None].astype(jnp.float32)
+
+    mesh = mesh_of(1)
+    with jax.set_mesh(mesh):
+        rows = pack(given, tokenizer, LENGTH, cache_dir)
+        outputs = Predictor(Model(lambda key: {}, apply), mesh)({}, rows, 2, len(texts))
+    np.testing.assert_array_equal(outputs[:, 0], [len(ids) + 2 for ids in tokenizer.encode(texts)])
+
+
+def test_evaluation_scores_every_set_under_its_name(make_task):
+    heldout = splits().evaluation["heldout"]
+    two = splits()._replace(evaluation={"matched": heldout, "mismatched": heldout})
+    mesh = mesh_of(1)
+    with jax.set_mesh(mesh):
+        task, task_of_two = make_task(mesh), make_task(mesh, splits=two)
+        alone, both = (t.evaluate(placed_params(t, mesh)) for t in (task, task_of_two))
+    assert set(alone) == {"loss", "accuracy"}
+    assert both == {f"{name}/{metric}": alone[metric] for name in ("matched", "mismatched") for metric in alone}
+    assert set(task_of_two.fingerprint) == {"label_names", "train", "matched", "mismatched"}
+
+
+def test_batch_holds_as_many_rows_as_its_examples_fill(make_task):
+    task = make_task(mesh_of(1), batch_size=8, microbatches=2)
+    batch = [task.batches[step] for step in range(3 * task.steps_per_epoch)]
+    assert batch[0]["ids"].shape[0] == 2
+    found = np.mean([np.count_nonzero(rows["example_ids"]) for rows in batch])
+    assert abs(found - 8) < 8 / 4  # to the nearest two rows of 1.6 examples
+    seen = np.concatenate([rows["example_ids"].ravel() for rows in batch[: task.steps_per_epoch]])
+    assert set(seen) - {0} == set(range(1, 61)), "an epoch visits every example"
+
+
+def fake_model(outputs):
+    """A model that gives the same outputs to whatever it is asked."""
+    return Model(init=lambda key: {}, apply=lambda *arguments, **keywords: jnp.asarray(outputs))
+
+
+def batch_of(labels, example_ids):
+    ids = jnp.zeros((len(labels), 4), jnp.int32)
+    arrays = {"ids": ids, "segment_ids": ids, "token_type_ids": ids, "starts": jnp.zeros(labels.shape, jnp.int32)}
+    return arrays | {"labels": jnp.asarray(labels), "example_ids": jnp.asarray(example_ids, jnp.int32)}
+
+
+def test_classification_loss_is_the_summed_cross_entropy_of_the_examples():
+    rng = np.random.default_rng(0)
+    logits = (5 * rng.normal(size=(4, 3, 6))).astype(np.float32)
+    labels = rng.integers(0, 6, (4, 3)).astype(np.int32)
+    example_ids = np.maximum(rng.permutation(12).reshape(4, 3) - 4, 0)  # 0 at five places without an example
+    real = example_ids > 0
+    labels[~real] = 0
+    wide = logits.astype(np.float64)
+    cross_entropies = np.log(np.exp(wide).sum(-1)) - np.take_along_axis(wide, labels[..., None], -1)[..., 0]
+    sums = classification_loss(fake_model(logits))({}, batch_of(labels, example_ids), None)
+    np.testing.assert_allclose(sums["loss"], cross_entropies[real].sum(), rtol=labels.size * EPS)
+    assert sums["accuracy"] == (logits.argmax(-1) == labels)[real].sum()
+    assert sums["weight"] == real.sum() == 7
+
+
+def test_regression_loss_is_the_summed_squared_error_of_the_examples():
+    rng = np.random.default_rng(0)
+    outputs, labels = (rng.normal(size=(4, 3)).astype(np.float32) for _ in range(2))
+    example_ids = np.array([[1, 2, 0], [3, 0, 0], [4, 5, 6], [0, 0, 0]])
+    errors = (outputs.astype(np.float64) - labels)[example_ids > 0]
+    sums = regression_loss(fake_model(outputs[..., None]))({}, batch_of(labels, example_ids), None)
+    np.testing.assert_allclose(sums["loss"], np.sum(errors**2), rtol=labels.size * EPS)
+    assert set(sums) == {"loss", "weight"}
+    assert sums["weight"] == 6
+
+
+def test_a_label_outside_the_classes_gives_a_nan_loss():
+    for label in (2, -1):
+        batch = batch_of(np.array([[label, 1]], np.int32), [[1, 2]])
+        assert np.isnan(classification_loss(fake_model(np.zeros((1, 2, 2), np.float32)))({}, batch, None)["loss"])
+
+
+def test_probabilities_are_a_softmax_that_does_not_overflow():
+    found = probabilities(np.array([[0.0, np.log(3.0)], [1000.0, -1000.0], [-1000.0, -1000.0]], np.float32))
+    np.testing.assert_allclose(found, [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], rtol=4 * EPS)
+
+
+def test_scores_worked_by_hand():
+    outputs = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3]], np.float32))
+    found = score(outputs, np.array([0, 2, 1, 1], np.int32), ("accuracy",))
+    expected = {"accuracy": 3 / 4, "loss": -np.mean(np.log([0.5, 0.8, 0.3, 0.5]))}
+    assert found == pytest.approx(expected, rel=4 * EPS)
+    scores, labels = np.array([[1.0], [2.0], [3.0]], np.float32), np.array([1.0, 3.0, 2.0], np.float32)
+    found = score(scores, labels, ("pearson", "spearman"))
+    assert found == pytest.approx({"loss": 2 / 3, "pearson": 0.5, "spearman": 0.5}, rel=4 * EPS)
+
+
+def test_a_label_of_no_probability_costs_a_finite_loss():
+    outputs = np.array([[1e6, 0.0]], np.float32)
+    assert np.isfinite(score(outputs, np.array([1], np.int32), ())["loss"])
+
+
+def test_confusion_matrix_counts_truth_by_prediction():
+    found = confusion_matrix(np.array([0, 1, 1, 2, 1]), np.array([0, 1, 0, 2, 1]), 3)
+    np.testing.assert_array_equal(found, [[1, 1, 0], [0, 2, 0], [0, 0, 1]])
+
+
+def test_cached_rows_depend_on_texts_pairs_labels_and_length(tokenizer, cache_dir):
+    base = examples(4, 0, pairs=True, classes=2)
+    variants = [
+        base,
+        base._replace(texts=base.texts[::-1]),
+        base._replace(pairs=None),
+        base._replace(labels=1 - base.labels),
+        base._replace(labels=base.labels.astype(np.float32)),
+        base._replace(labels=None),
+    ]
+    found = [pack(variant, tokenizer, LENGTH, cache_dir).fingerprint for variant in variants]
+    found.append(pack(base, tokenizer, LENGTH + 1, cache_dir).fingerprint)
+    assert len(set(found)) == len(found)
+    assert pack(base, tokenizer, LENGTH, cache_dir).fingerprint == found[0]
+
+
+def test_regression_trains_one_output(make_task):
+    mesh = mesh_of(1)
+    task = make_task(mesh, splits=splits(pairs=False, classes=0), microbatches=2)
+    state, losses = train(task, mesh, STEPS)
+    assert state.params["head"]["output"]["kernel"].shape == (WIDTH, 1)
+    assert losses[-1] < losses[0]
+    with jax.set_mesh(mesh):
+        assert set(task.evaluate(state.params)) == {"loss", "pearson"}
