@@ -5,7 +5,8 @@
 Devices: 2 CPU cores.
 """
 
-from roformer_jax.data.masking import MaskingConfig
+import dataclasses
+
 from roformer_jax.finetuning import Classification, TableConfig
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.pretraining import Pretraining
@@ -29,16 +30,15 @@ def get_config() -> Quickstart:
             run_dir="runs/quickstart",
             model=model,
             data=CorpusConfig(path=ARTICLES, encoding="latin-1", length=128, holdout=HOLDOUT),
-            masking=MaskingConfig(),
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.05, schedule="cosine"),
-            training=TrainingConfig(batch_size=32, steps=1200, eval_every=200, save_every=200),
+            training=TrainingConfig(batch_size=16, steps=900, eval_every=150, save_every=300),
         ),
         finetuning=Classification(
             run_dir="runs/quickstart/articles",
-            model=model,
+            model=dataclasses.replace(model, classifier_pooling="mean", initializer_range=0.08),  # of the new head
             data=TableConfig(path=ARTICLES, encoding="latin-1", holdout=HOLDOUT),
             length=512,
             optimizer=OptimizerConfig(learning_rate=5e-4, warmup=0.1),
-            training=TrainingConfig(batch_size=32, epochs=4, eval_every=50, save_every=100),
+            training=TrainingConfig(batch_size=16, epochs=3.0, eval_every=40, save_every=120),
         ),
     )

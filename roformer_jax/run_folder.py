@@ -101,9 +101,10 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> bool:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--run-dir {folder} is a file, not a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    names = {path.name for path in folder.iterdir() if path.suffix != ".partial"} if folder.exists() else set()
+    if names <= {TOKENIZER, DATA}:  # new, or begun by a process that was killed before it wrote its config
         return False
-    if not (folder / CONFIG).exists():
+    if CONFIG not in names:
         raise InputError(
             f"--run-dir {folder} is not empty and holds no run ({CONFIG} is missing); choose another folder"
         )

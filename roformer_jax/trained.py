@@ -1,5 +1,6 @@
 """Using finished runs: load one, evaluate it again, predict with it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,17 @@ def load_params(run: Path, model: Model, mesh: jax.sharding.Mesh) -> PyTree:
     return jax.device_put(saved, parameter_shardings(mesh, shapes))
 
 
+def self_contained(experiment: Experiment, run: Path) -> Experiment:
+    """The experiment with the tokenizer in the run's own folder: what it once started from may be gone."""
+    own: dict[str, Any] = {"tokenizer": str(run)}
+    if isinstance(experiment, Pretraining):
+        own = {"data": dataclasses.replace(experiment.data, **own)}
+    return dataclasses.replace(experiment, init_from=None, **own)
+
+
 def evaluate(run: Path) -> dict[str, float]:
     """The metrics of a run's newest checkpoint on its held-out data."""
-    experiment = load_experiment(run)
+    experiment = self_contained(load_experiment(run), run)
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
         task = experiment.prepare(mesh)
@@ -98,7 +107,14 @@ def predict(run: Path, source: str | None, output: Path) -> list[Path]:
 
     Returns:
       The files written.
+
+    Raises:
+      InputError: a run that is not fine-tuned, a table that does not fit, or an output of the wrong kind.
     """
+    if source is not None and output.is_dir():
+        raise InputError(f"--output {output} is a folder; with --input, name the TSV file to write")
+    if source is None and output.is_file():
+        raise InputError(f"--output {output} is a file; without --input, name the folder of the submission files")
     classifier = Classifier(run)
     experiment: Any = classifier.experiment
     if source is not None:

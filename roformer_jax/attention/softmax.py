@@ -40,16 +40,16 @@ def dot_product_attention(
         ValueError: if K does not divide H, a mask is asked for with L != S, or the rate is out of range.
     """
     _check(q_BLHD.shape, k_BSKD.shape, causal or segment_ids is not None, dropout_rate)
-    (B, L, H, D), K = q_BLHD.shape, k_BSKD.shape[2]
+    K = k_BSKD.shape[2]
     # Heads first, before the product: XLA on CPU is three times slower when it moves the axes inside the matmuls.
     q_BHLD, k_BKSD, v_BKSD = (jnp.swapaxes(array, 1, 2) for array in (q_BLHD, k_BSKD, v_BSKD))
-    q_BKGLD = q_BHLD.reshape(B, K, H // K, L, D)
+    q_BKGLD = _group_heads(q_BHLD, K)
     logits_BKGLS = jnp.einsum("BKGLD,BKSD->BKGLS", q_BKGLD, k_BKSD, preferred_element_type=jnp.float32)
-    logits_BHLS = logits_BKGLS.reshape(B, H, L, -1) / math.sqrt(D)
+    logits_BHLS = _merge_groups(logits_BKGLS) / math.sqrt(q_BLHD.shape[3])
     probs_BHLS = dropout(_probabilities(logits_BHLS, bias, segment_ids, causal), dropout_rate, dropout_key)
-    probs_BKGLS = probs_BHLS.astype(v_BSKD.dtype).reshape(logits_BKGLS.shape)
+    probs_BKGLS = _group_heads(probs_BHLS.astype(v_BSKD.dtype), K)
     out_BKGLD = jnp.einsum("BKGLS,BKSD->BKGLD", probs_BKGLS, v_BKSD, preferred_element_type=jnp.float32)
-    out_BLHD = jnp.swapaxes(out_BKGLD.reshape(B, H, L, D), 1, 2).astype(q_BLHD.dtype)
+    out_BLHD = jnp.swapaxes(_merge_groups(out_BKGLD), 1, 2).astype(q_BLHD.dtype)
     if segment_ids is None:
         return out_BLHD
     return jnp.where(segment_ids[:, :, None, None] != 0, out_BLHD, 0)  # the softmax of a fully masked row is uniform
@@ -64,6 +64,25 @@ def _check(q_shape: tuple[int, ...], k_shape: tuple[int, ...], masked: bool, dro
         raise ValueError(f"causal and segment_ids are for self-attention, but there are {L} queries and {S} keys")
     if not 0.0 <= dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate}")
+
+
+def _group_heads(x_BHLD: Array, kv_heads: int) -> Array:
+    """[B, H, L, D] -> [B, K, G, L, D]: each key-value head with its G query heads.
+
+    An axis of size 1 is added by name: a reshape that adds one loses the sharding of a batch of one row.
+    """
+    B, H, L, D = x_BHLD.shape
+    if kv_heads in (1, H):
+        return jnp.expand_dims(x_BHLD, 1 if kv_heads == 1 else 2)
+    return x_BHLD.reshape(B, kv_heads, H // kv_heads, L, D)
+
+
+def _merge_groups(x_BKGLD: Array) -> Array:
+    """[B, K, G, L, D] -> [B, H, L, D], the inverse of `_group_heads`."""
+    B, K, G, L, D = x_BKGLD.shape
+    if 1 in (K, G):
+        return jnp.squeeze(x_BKGLD, 1 if K == 1 else 2)
+    return x_BKGLD.reshape(B, K * G, L, D)
 
 
 def _probabilities(logits_BHLS: Array, bias: Array | None, segment_ids: Array | None, causal: bool) -> Array:

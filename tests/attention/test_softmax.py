@@ -175,6 +175,16 @@ def test_an_explicit_mesh_changes_no_number_and_keeps_the_sharding(axes, spec):
     chex.assert_trees_all_close(jax.device_get(actual), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_one_row_keeps_its_sharding(kv_heads):
+    """As when a single text is predicted: every reshape of a batch of one must say which axis stays."""
+    q, k, v = (array[:1] for array in queries_keys_values(kv_heads))
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])):
+        on_mesh = jax.device_put((q, k, v), PartitionSpec("data"))
+        out = jax.eval_shape(dot_product_attention, *on_mesh)
+        assert out.sharding == jax.typeof(on_mesh[0]).sharding
+
+
 @pytest.mark.parametrize(
     ("sizes", "arguments", "message"),
     [

@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
     @property
     def text(self) -> str:
-        return re.sub(r"[\s─│╭╮╰╯]+", " ", self.out + self.err).strip()
+        return re.sub(r"(\s|[─│╭╮╰╯]|-{3,}|^[|+]|[|+]$)+", " ", self.out + self.err, flags=re.MULTILINE).strip()
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": compiled,
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # quick to compile
-        "COLUMNS": "200",
+        "COLUMNS": "100",
         "PYTHONPATH": str(ROOT),
     }
 
@@ -143,6 +143,12 @@ def table(tmp_path_factory, labelled) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_model() -> list[str]:
+    """Flags of a model that is quick to compile."""
+    return TINY_MODEL
+
+
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
@@ -189,13 +195,13 @@ def config_of(tmp_path) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def tiny_classifier(table, cache) -> Callable[..., list[str]]:
-    """`tiny_classifier(run, ...)`: arguments that train on the labelled rows for eight updates."""
+    """`tiny_classifier(run, ...)`: arguments that train a shipped-size model on the labelled rows for eight updates."""
 
     def arguments(run: Path, *more: str) -> list[str]:
         return [
             *["train", "configs/classify.py", "--data.path", str(table), "--data.holdout", "0.3"],
-            *["--run-dir", str(run), "--cache-dir", str(cache), *TINY_MODEL, "--length", "48"],
-            *["--training.batch-size", "8", "--training.steps", "8", *more],
+            *["--run-dir", str(run), "--cache-dir", str(cache), "--length", "48"],
+            *["--training.batch-size", "8", "--training.steps", "8", "--training.epochs", "1", *more],
         ]
 
     return arguments

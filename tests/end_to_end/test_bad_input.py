@@ -132,7 +132,7 @@ BAD = {  # experiment, flags, what the message says
         "other_labels.csv:3: label 'mineral' is not one of ['animal', 'tool'",
     ),
     "a score that is no number": (
-        "Classification", [*TABLE, "--data.regression", "True"], "label 'animal' is not a finite number",
+        "Classification", [*TABLE, "--data.regression", "True"], "table.csv:3: label 'tool' is not a finite number",
     ),
     "a table in an unknown format": (
         "Classification", ["--data.path", "vocab.txt"], "vocab.txt: .txt suffix; a table is one of .csv, .tsv, .jsonl",

@@ -46,12 +46,6 @@ def get_config():
 '''
 
 
-def config_file(folder, action):
-    path = folder / "config.py"
-    path.write_text(CONFIG.format(action=action), encoding="utf-8")
-    return path
-
-
 def bits(run):
     """The bytes of every array of the newest checkpoint: parameters, optimizer state and step."""
     folder = run / "checkpoints"
@@ -100,7 +94,6 @@ def stopped(tmp_path_factory, commands, arguments, pretrained, cache):
     (folder / "configs").mkdir()
     calls = [arguments(shipped, folder / "whole"), arguments(shipped, folder / "other", "--seed", "1")]
     for name, update in places.items():
-        (folder / name).mkdir()
         config = folder / "configs" / f"{name}.py"
         config.write_text(CONFIG.format(action=f"update == {update} and os.kill(os.getpid(), signal.SIGTERM)"))
         calls += [arguments(config, folder / name), arguments(config, folder / name)]
@@ -137,7 +130,9 @@ def test_a_process_ended_from_outside_goes_on_bitwise(
 ):
     """The process holds still once `update` is in its metrics, so that the signal finds it there on any machine."""
     run, go = tmp_path / "run", tmp_path / "go"
-    config = config_file(tmp_path, f"while update > {update + 1} and not os.path.exists({str(go)!r}): time.sleep(0.01)")
+    hold = f"while update > {update + 1} and not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    config = tmp_path / "held.py"
+    config.write_text(CONFIG.format(action=hold), encoding="utf-8")
     command = ["train.py", *arguments(config, run), "--training.save-every", "1"]
     with subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True

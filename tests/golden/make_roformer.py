@@ -4,9 +4,12 @@
     python tests/golden/make_roformer.py                    # writes tests/golden/roformer.npz
 
 The file holds the state dict of each model (keys `masked_lm/...`, `classifier/...`), inputs, and the logits of every
-real token or example. Nothing of roformer_jax is imported here.
+real token or example. Nothing of roformer_jax is imported here. Other sizes, lengths and seeds can be asked for.
 """
 
+import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ SIZES = {
     "num_labels": 3,
 }
 LENGTHS = (1, 5, 17, 40)
+SEEDS = (2104, 9864)
 
 
 def perturbed(model: torch.nn.Module) -> torch.nn.Module:
@@ -35,12 +39,12 @@ def perturbed(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def inputs(rng: np.random.Generator, vocab_size: int, lengths: Sequence[int]) -> dict[str, np.ndarray]:
     """A padded batch: one row per length, token types 1 in the second half of each row."""
-    rows, width = len(LENGTHS), max(LENGTHS)
-    ids = rng.integers(1, SIZES["vocab_size"], (rows, width))
-    mask = np.arange(width)[None, :] < np.array(LENGTHS)[:, None]
-    types = (np.arange(width)[None, :] >= np.array(LENGTHS)[:, None] // 2) & mask
+    places, ends = np.arange(max(lengths))[None, :], np.array(lengths)[:, None]
+    ids = rng.integers(1, vocab_size, (len(lengths), max(lengths)))
+    mask = places < ends
+    types = (places >= ends // 2) & mask
     return {"ids": ids * mask, "mask": mask.astype(np.int64), "token_type_ids": types.astype(np.int64)}
 
 
@@ -55,12 +59,14 @@ def logits(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> np.ndarray:
     return out.logits.numpy()
 
 
-def make() -> dict[str, np.ndarray]:
-    """All arrays of the golden file."""
-    torch.manual_seed(2104)
-    batch = inputs(np.random.default_rng(9864))
+def make(
+    sizes: dict[str, int] = SIZES, lengths: Sequence[int] = LENGTHS, seeds: tuple[int, int] = SEEDS
+) -> dict[str, np.ndarray]:
+    """All arrays of the golden file; the seeds are of the weights and of the inputs."""
+    torch.manual_seed(seeds[0])
+    batch = inputs(np.random.default_rng(seeds[1]), sizes["vocab_size"], lengths)
     arrays = {f"inputs/{name}": value for name, value in batch.items()}
-    config = RoFormerConfig(**SIZES)
+    config = RoFormerConfig(**sizes)
     models = {"masked_lm": RoFormerForMaskedLM, "classifier": RoFormerForSequenceClassification}
     for kind, constructor in models.items():
         model = perturbed(constructor(config))
@@ -70,6 +76,11 @@ def make() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).with_name("roformer.npz")
-    np.savez_compressed(target, **make())
-    print(f"wrote {target} ({target.stat().st_size:,} bytes)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("roformer.npz"), help="file to write")
+    parser.add_argument("--sizes", type=json.loads, default=SIZES, help="fields of RoFormerConfig, as JSON")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of each row")
+    parser.add_argument("--seeds", type=int, nargs=2, default=SEEDS, help="of the weights, and of the inputs")
+    options = parser.parse_args()
+    np.savez_compressed(options.output, **make(options.sizes, options.lengths, options.seeds))
+    print(f"wrote {options.output} ({options.output.stat().st_size:,} bytes)")

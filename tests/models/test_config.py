@@ -40,6 +40,7 @@ def test_impossible_values_are_refused_by_name(fields, message):
     ("field", "value", "allowed"),
     [
         ("position_encoding", "rotary", "rope, learned, sinusoidal, none"),
+        ("classifier_pooling", "max", "cls, mean"),
         ("dtype", "float16", "float32, bfloat16"),
         ("remat", "all", "none, dots, full"),
     ],

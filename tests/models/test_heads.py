@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from roformer_jax.models import RoFormerConfig, build_classifier, build_masked_lm
+from roformer_jax.models.heads import mean_tokens
 from tests.models.jaxprs import count, equations
 from tests.models.parameters import random_params
 
@@ -18,10 +21,6 @@ IDS = RNG.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32)
 SEGMENTS = np.array([[1] * 4 + [2] * 5 + [3] * 3, [1] * 6 + [2] * 4 + [0] * 2], np.int32)
 POSITIONS = np.array([[0, 7, 2], [9, 3, 0]], np.int32)
 STARTS = np.array([[0, 4, 9], [0, 6, 0]], np.int32)
-
-
-def with_dtype(dtype):
-    return RoFormerConfig(**{field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__} | {"dtype": dtype})
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +82,15 @@ def test_classifier_reads_only_the_first_token_of_each_example(classifier):
     assert not [shape for shape in shapes if CLASSES in shape and LENGTH in shape]
 
 
+def test_mean_pooling_averages_the_tokens_of_each_example_and_no_others():
+    x_BLM = RNG.normal(size=(ROWS, LENGTH, 4)).astype(np.float32)
+    found = mean_tokens(jnp.asarray(x_BLM), jnp.asarray(SEGMENTS), 3)
+    for row, example in np.ndindex(ROWS, 3):
+        tokens = x_BLM[row, SEGMENTS[row] == example + 1].astype(np.float64)
+        expected = tokens.mean(axis=0) if len(tokens) else np.zeros(4)
+        np.testing.assert_allclose(found[row, example], expected, rtol=0, atol=LENGTH * EPS * np.abs(x_BLM).max())
+
+
 def test_an_example_gets_the_outputs_it_gets_alone(classifier):
     model, params = classifier
     apply = jax.jit(model.apply)
@@ -99,7 +107,7 @@ def test_an_example_gets_the_outputs_it_gets_alone(classifier):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_are_float32_whatever_the_blocks_compute_in(masked_lm, classifier, dtype):
-    config = with_dtype(dtype)
+    config = dataclasses.replace(CONFIG, dtype=dtype)
     arrays = [jnp.asarray(array) for array in (IDS, SEGMENTS)]
     with jax.numpy_dtype_promotion("standard"):  # flax promotes inside its LayerNorm, to float32
         logits = jax.eval_shape(build_masked_lm(config).apply, masked_lm[1], *arrays, jnp.asarray(POSITIONS))
