@@ -22,5 +22,5 @@ def get_config() -> Classification:
         ),
         length=256,
         optimizer=OptimizerConfig(learning_rate=5e-4, warmup=0.1),
-        training=TrainingConfig(batch_size=32, epochs=5),
+        training=TrainingConfig(batch_size=32, epochs=5.0),
     )

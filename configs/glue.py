@@ -22,5 +22,5 @@ def get_config() -> Glue:
             vocab_size=8192, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.1),
-        training=TrainingConfig(batch_size=32, epochs=3, eval_every=500, save_every=500),
+        training=TrainingConfig(batch_size=32, epochs=3.0, eval_every=500, save_every=500),
     )

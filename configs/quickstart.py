@@ -30,8 +30,8 @@ def get_config() -> Quickstart:
             run_dir="runs/quickstart",
             model=model,
             data=CorpusConfig(path=ARTICLES, encoding="latin-1", length=128, holdout=HOLDOUT),
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.05, schedule="cosine"),
-            training=TrainingConfig(batch_size=16, steps=900, eval_every=150, save_every=300),
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.05, schedule="cosine", b2=0.98),
+            training=TrainingConfig(batch_size=16, steps=1000, eval_every=200, save_every=200),
         ),
         finetuning=Classification(
             run_dir="runs/quickstart/articles",

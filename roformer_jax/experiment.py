@@ -56,6 +56,8 @@ class Experiment:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed = {self.seed} must lie in [0, 2^32)")
+        if self.training.steps is not None:
+            make_schedule(self.optimizer, self.training.steps)  # refuses a warm-up longer than the run
 
     def prepare(self, mesh: Mesh) -> Task:
         """Read and check all input and make the task; nothing is written but the cache."""
@@ -91,7 +93,8 @@ class Experiment:
                 if checkpoints.latest_step() is not None:
                     state = checkpoints.restore(abstract(state))
                 print_banner(experiment, task, training, mesh, state)
-                train(experiment, task, training, mesh, state, optimizer, checkpoints, stop)
+                if int(state.step) < training.steps:
+                    train(experiment, task, training, mesh, state, optimizer, checkpoints, stop)
         return finish(folder)
 
 
@@ -163,6 +166,8 @@ def print_banner(experiment: Experiment, task: Task, training: TrainingConfig, m
     """Say what runs, on what, where it is written, and from which step."""
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     model = experiment.model
+    step = int(state.step)
+    stand = "new" if step == 0 else "complete" if step >= training.steps else f"continues after update {step:,}"
     device = jax.devices()[0]
     facts = {
         "versions": f"roformer_jax {__version__}, jax {jax.__version__}",
@@ -173,7 +178,6 @@ def print_banner(experiment: Experiment, task: Task, training: TrainingConfig, m
         **task.summary,
         "tokens per step": f"{task.tokens_per_step:,.0f}",
         "updates": f"{training.steps:,} ({training.steps / task.steps_per_epoch:.1f} epochs)",
-        "run": f"{experiment.run_dir}: "
-        + ("new" if int(state.step) == 0 else f"continues after update {int(state.step):,}"),
+        "run": f"{experiment.run_dir}: {stand}",
     }
     print("\n".join(f"{name:18s} {value}" for name, value in facts.items()), flush=True)

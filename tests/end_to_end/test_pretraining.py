@@ -60,7 +60,6 @@ def test_special_tokens_written_in_a_text_stay_text(pretrained, cache):
     np.testing.assert_array_equal((ids == tokenizer.sep_id).sum(axis=1), pieces)
 
 
-@pytest.mark.xfail(strict=True, reason="Experiment.run trains zero updates and opens a second events file")
 def test_the_same_command_again_says_that_the_run_is_complete_and_changes_nothing(
     pretrained, process, pretraining_flags, files
 ):
