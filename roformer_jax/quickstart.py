@@ -26,6 +26,7 @@ from roformer_jax.trained import Classifier, load_params
 from roformer_jax.training.writer import read_metrics
 
 SENTENCES, GUESSES = 8, 5  # how many masked words the report shows, and guesses for each
+CANDIDATES = 200  # likeliest tokens among which the guesses are the first whole words
 SENTENCE_WORDS = range(8, 26)
 WORD = re.compile(r"\b[a-z]{4,}\b")
 
@@ -99,7 +100,7 @@ def guess_masked_words(experiment: Pretraining) -> tuple[MaskedWord, ...]:
     """The pretrained model's guesses for one hidden word in each of some held-out sentences, drawn at random."""
     tokenizer = load_tokenizer(Path(experiment.run_dir) / TOKENIZER)
     gaps = draw_gaps(heldout_texts(experiment.data), tokenizer, np.random.default_rng(experiment.seed))
-    pieces = [[part for part in tokenizer.encode([before, after])] for before, _, after in gaps]
+    pieces = [tokenizer.encode([before, after]) for before, _, after in gaps]
     length = max(len(before) + len(after) for before, after in pieces) + 3
     ids = np.full((len(gaps), length), tokenizer.pad_id, np.int32)
     segment_ids = np.zeros((len(gaps), length), np.int32)
@@ -112,13 +113,17 @@ def guess_masked_words(experiment: Pretraining) -> tuple[MaskedWord, ...]:
     with jax.set_mesh(mesh):
         params = load_params(Path(experiment.run_dir), model, mesh)
         batch = {"ids": ids, "segment_ids": segment_ids, "masked_positions": at}
-        tokens, probabilities = fill_mask(model, params, batch, GUESSES)
+        tokens, probabilities = fill_mask(model, params, batch, CANDIDATES)
     return tuple(
-        MaskedWord(before, after, word, tuple(
-            (tokenizer.token(int(token)), float(p)) for token, p in zip(tokens[i, 0], probabilities[i, 0], strict=True)
-        ))
+        MaskedWord(before, after, word, whole_words(tokenizer, tokens[i, 0], probabilities[i, 0]))
         for i, (before, word, after) in enumerate(gaps)
-    )  # fmt: skip
+    )
+
+
+def whole_words(tokenizer: Tokenizer, tokens: np.ndarray, probabilities: np.ndarray) -> tuple[tuple[str, float], ...]:
+    """The first guesses that are words, not pieces of words or punctuation, with their probabilities."""
+    guesses = [(tokenizer.token(int(token)), float(p)) for token, p in zip(tokens, probabilities, strict=True)]
+    return tuple(guess for guess in guesses if guess[0].isalpha())[:GUESSES]
 
 
 def heldout_texts(data: CorpusConfig) -> list[str]:

@@ -110,7 +110,7 @@ def test_every_number_of_the_results_appears():
     text = Page(render(results())).text
     losses = ("5.123", "5.346", "6.789", "0.223 nats", "1.666 nats")
     accuracies = ("17.1%", "15.2%", "92.5%", "95.0%", "2.5 percentage points", "40 held-out articles")
-    guesses = ("42.0%", "7.3%", "right in 0 of 2", "✓ team", "not among its 1 best guesses")
+    guesses = ("42.0%", "7.3%", "right in 0 of 2", "✓ team", "not among its 1 best words")
     for number in (*losses, *accuracies, *guesses, "1 × CPU"):
         assert number in text, number
 

@@ -182,8 +182,8 @@ def _masked_words(words: tuple[MaskedWord, ...]) -> Html:
     return section(
         "Fill in the blank",
         paragraph(
-            "Sentences from held-out text with one word hidden, and the pretrained RoFormer’s best guesses with the "
-            f"probability it gives them. Its first guess is right in {hits} of {len(words)}."
+            "Sentences from held-out text with one word hidden, and the pretrained RoFormer’s best guesses among whole "
+            f"words, with the probability it gives them. Its first guess is right in {hits} of {len(words)}."
         ),
         *(_masked_word(word) for word in words),
     )
@@ -200,7 +200,7 @@ def _masked_word(word: MaskedWord) -> Html:
         note(
             "The hidden word: ",
             element("span", word.answer, class_="right"),
-            "." if found else f", which is not among its {len(word.guesses)} best guesses.",
+            "." if found else f", which is not among its {len(word.guesses)} best words.",
         ),
         class_="card",
     )
