@@ -30,8 +30,8 @@ def get_config() -> Quickstart:
             run_dir="runs/quickstart",
             model=model,
             data=CorpusConfig(path=ARTICLES, encoding="latin-1", length=128, holdout=HOLDOUT),
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.05, schedule="cosine", b2=0.98),
-            training=TrainingConfig(batch_size=16, steps=800, eval_every=200, save_every=200),
+            optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup=0.1, schedule="cosine", b2=0.98),
+            training=TrainingConfig(batch_size=16, steps=1000, eval_every=250, save_every=250),
         ),
         finetuning=Classification(
             run_dir="runs/quickstart/articles",
@@ -39,6 +39,6 @@ def get_config() -> Quickstart:
             data=TableConfig(path=ARTICLES, encoding="latin-1", holdout=HOLDOUT),
             length=512,
             optimizer=OptimizerConfig(learning_rate=5e-4, warmup=0.1),
-            training=TrainingConfig(batch_size=16, epochs=2.5, eval_every=45, save_every=90),
+            training=TrainingConfig(batch_size=16, epochs=2.0, eval_every=36, save_every=108),
         ),
     )
