@@ -30,7 +30,7 @@ from roformer_jax.training.optimizer import OptimizerConfig
 COMMON = dict(
     run_dir="runs/x",
     model=RoFormerConfig(hidden_size=48, num_attention_heads=3, position_encoding="learned", dtype="bfloat16"),
-    optimizer=OptimizerConfig(learning_rate=3e-4, warmup=100.0, clip_norm=float("inf")),
+    optimizer=OptimizerConfig(learning_rate=3e-4, warmup=5.0, clip_norm=float("inf")),
     training=TrainingConfig(batch_size=6, microbatches=3, steps=7, epochs=0.5),
     mesh=MeshConfig(data=2, fsdp=4),
     init_from="runs/y",
