@@ -39,6 +39,6 @@ def get_config() -> Quickstart:
             data=TableConfig(path=ARTICLES, encoding="latin-1", holdout=HOLDOUT),
             length=512,
             optimizer=OptimizerConfig(learning_rate=5e-4, warmup=0.1),
-            training=TrainingConfig(batch_size=16, epochs=2.0, eval_every=36, save_every=108),
+            training=TrainingConfig(batch_size=8, epochs=2.0, eval_every=60, save_every=120),
         ),
     )
