@@ -81,7 +81,10 @@ class Classifier:
         self.experiment = load_experiment(run)
         if not isinstance(self.experiment, FineTuning):
             raise InputError(f"{run} is a {type(self.experiment).__name__} run; predict needs a fine-tuned one")
-        self.label_names = tuple(read_json(run / DATA).get("label_names", ()))
+        data = read_json(run / DATA)
+        if "label_names" not in data:
+            raise InputError(f"{run / DATA} lacks label_names; the run is damaged")
+        self.label_names = tuple(data["label_names"])
         self._tokenizer = load_tokenizer(run / TOKENIZER)
         self._mesh = make_mesh(self.experiment.mesh)
         with jax.set_mesh(self._mesh):
