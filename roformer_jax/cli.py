@@ -21,6 +21,7 @@ USAGE = """usage: python -m roformer_jax COMMAND ...
   train CONFIG [--field.name value ...]   run the experiment of a config file; run again to continue
   evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
   predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
+  rope [--scaling yarn --factor 8 ...]    frequencies of RoPE and of its scalings: a table, and figures with --output
 
 `train CONFIG --help` lists the fields of an experiment, the others answer --help too. `python train.py CONFIG ...` is
 `train`. The configs that come with the project lie in configs/."""
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    commands = {"train": train, "evaluate": evaluate, "predict": predict}
+    commands = {"train": train, "evaluate": evaluate, "predict": predict, "rope": rope}
     if command not in commands:
         close = difflib.get_close_matches(command, commands)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -137,3 +138,26 @@ def predict(arguments: list[str]) -> None:
 
     for file in trained.predict(options.run, options.input, options.output):
         print(f"wrote {file}")
+
+
+def rope(arguments: list[str]) -> None:
+    """Print a spectrum and its scaling; draw it into a folder."""
+    need("tyro", extra="plots")
+    from roformer_jax import spectrum
+
+    options = parse(spectrum.Spectrum, arguments, prog="python -m roformer_jax rope")
+    for line in spectrum.describe(options):
+        print(line, flush=True)
+    if options.output is None:
+        return
+    need("matplotlib", extra="plots")
+    from roformer_jax.report.spectrum import draw
+
+    for file in draw(options, options.output):
+        print(f"wrote {file}")
+
+
+def need(module: str, *, extra: str) -> None:
+    """Raises an InputError, with what to install, if a module is not there that the base install does not bring."""
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f'this needs {module}, which is not installed: pip install "roformer-jax[{extra}]"')

@@ -1,12 +1,13 @@
-"""Figures as inline SVG, drawn by matplotlib's object interface: no pyplot, no state, the same bytes every time.
+"""Figures by matplotlib's object interface, as inline SVG: no pyplot, no state, the same bytes every time.
 
-Axes are drawn in the page's colours, which become CSS variables in the SVG, and text stays text, so that a figure
-follows the theme and the font of its page.
+In a report, the colours of the axes become CSS variables in the SVG, and text stays text, so that a figure follows the
+theme and the font of its page.
 """
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from matplotlib.ticker import PercentFormatter
 
 from roformer_jax.report.html import PALETTE, Html, element
 
-_COLOURS = {name: on_paper for name, (on_paper, _) in PALETTE.items()}
+COLOURS = {name: on_paper for name, (on_paper, _) in PALETTE.items()}
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "roformer",
@@ -29,17 +30,16 @@ _RC = {
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _COLOURS["muted"],
-    "axes.labelcolor": _COLOURS["ink"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.labelcolor": COLOURS["ink"],
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _COLOURS["line"],
+    "grid.color": COLOURS["line"],
     "grid.linewidth": 0.6,
-    "xtick.color": _COLOURS["muted"],
-    "ytick.color": _COLOURS["muted"],
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
 }
-# Two lines of text with a little air, in inches of the figure.
-_LABEL_INCHES = 0.46
+_LINE_INCHES = 0.23  # a line of a label with a little air, in inches of the figure
 
 
 class Curve(NamedTuple):
@@ -84,6 +84,35 @@ def spread(values: Float[np.ndarray, " labels"], gap: float) -> Float[np.ndarray
     return offsets + [max(min(free[j : k + 1].mean() for k in ends[i:]) for j in ends[: i + 1]) for i in ends]
 
 
+@contextmanager
+def themed_figure(width: float, height: float) -> Iterator[Figure]:
+    """Gives an empty figure, of a size in inches, in the look of the reports; draw and save it within the block."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the reader's own matplotlibrc must not change a figure
+        matplotlib.rcParams.update(_RC)
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
+    """Writes each label beside the axes at its value, or as near as the other labels allow."""
+    figure, scale = axes.get_figure(), axes.yaxis.get_transform()
+    low, high = scale.transform(np.asarray(axes.get_ylim()))
+    ordered = sorted(labels)
+    fractions = (scale.transform(np.asarray([label.value for label in ordered])) - low) / (high - low)
+    lines = max(label.text.count("\n") + 1 for label in ordered)
+    gap = lines * _LINE_INCHES * len(figure.axes) / figure.get_figheight()
+    for label, height in zip(ordered, spread(fractions, gap), strict=True):
+        axes.annotate(
+            label.text,
+            (1, height),
+            xycoords="axes fraction",
+            xytext=(9, 0),
+            textcoords="offset points",
+            verticalalignment="center",
+            color=COLOURS[label.colour],
+        )
+
+
 def loss_figure(curves: Sequence[Curve], reference: EndLabel, window: int, caption: str) -> Html:
     """Returns training and held-out losses against updates, with a dashed reference loss (nats per masked token)."""
 
@@ -94,7 +123,7 @@ def loss_figure(curves: Sequence[Curve], reference: EndLabel, window: int, capti
             _train(axes, curve, window)
         ends = [_held_out(axes, curve, "loss", "{:.3f}".format) for curve in curves]
         axes.set(xlabel="update", ylabel="loss (nats per masked token)")
-        _label_ends(axes, [reference, *ends])
+        label_ends(axes, [reference, *ends])
 
     return _figure(draw, "pretraining", 3.2, caption)
 
@@ -108,7 +137,7 @@ def classification_figure(curve: Curve, reference: EndLabel, window: int, captio
         end = _held_out(above, curve, "accuracy", "{:.1%}".format)
         above.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         above.set(ylabel="held-out accuracy")
-        _label_ends(above, [reference, end])
+        label_ends(above, [reference, end])
         _train(below, curve, window)
         below.set(xlabel="update", ylabel="training loss (nats)", ylim=(0, None))
 
@@ -119,45 +148,24 @@ def _train(axes: Axes, curve: Curve, window: int) -> None:
     updates, losses = curve.column("train", "step"), curve.column("train", "loss")
     finite = np.isfinite(losses)  # one nan would blot out all later means
     means = smooth(updates[finite], losses[finite], window)
-    axes.plot(updates[finite], means, color=_COLOURS[curve.colour], linewidth=1.1)
+    axes.plot(updates[finite], means, color=COLOURS[curve.colour], linewidth=1.1)
 
 
 def _held_out(axes: Axes, curve: Curve, name: str, form: Callable[[float], str]) -> EndLabel:
     updates, values = curve.column("eval", "step"), curve.column("eval", name)
-    style = {"color": _COLOURS[curve.colour], "markeredgecolor": _COLOURS["page"], "markersize": 6.5, "zorder": 3}
+    style = {"color": COLOURS[curve.colour], "markeredgecolor": COLOURS["page"], "markersize": 6.5, "zorder": 3}
     axes.plot(updates, values, curve.marker, clip_on=False, **style)
     return EndLabel(values[-1], f"{curve.label}\n{form(values[-1])}", curve.colour)
 
 
 def _reference(axes: Axes, label: EndLabel) -> None:
-    axes.axhline(label.value, color=_COLOURS[label.colour], linewidth=1.2, linestyle=(0, (5, 4)))
-
-
-def _label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
-    """Writes each label beside the axes at its value, or as near as the other labels allow."""
-    figure, (low, high) = axes.get_figure(), axes.get_ylim()
-    axes_inches = figure.get_figheight() / len(figure.axes)
-    ordered = sorted(labels)
-    heights = spread(np.asarray([label.value for label in ordered]), (high - low) * _LABEL_INCHES / axes_inches)
-    for label, height in zip(ordered, heights, strict=True):
-        axes.annotate(
-            label.text,
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(9, 0),
-            textcoords="offset points",
-            verticalalignment="center",
-            color=_COLOURS[label.colour],
-        )
+    axes.axhline(label.value, color=COLOURS[label.colour], linewidth=1.2, linestyle=(0, (5, 4)))
 
 
 def _figure(draw: Callable[[Figure], None], name: str, height: float, caption: str) -> Html:
     """Draws a figure `height` inches high as SVG, and returns it with its caption."""
     buffer = io.StringIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the reader's own matplotlibrc must not change the report
-        matplotlib.rcParams.update(_RC)
-        figure = Figure(figsize=(5.0, height), layout="constrained")
+    with themed_figure(5.0, height) as figure:
         draw(figure)
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return element("figure", _inline(buffer.getvalue(), name, caption), element("figcaption", caption))
@@ -168,6 +176,6 @@ def _inline(svg: str, name: str, description: str) -> Html:
     view_box = re.search(r'viewBox="[^"]*"', svg)[0]
     body = svg[svg.index("</defs>") + len("</defs>") :]
     body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", body)
-    for colour, on_paper in _COLOURS.items():
+    for colour, on_paper in COLOURS.items():
         body = body.replace(on_paper, f"var(--{colour})")
     return Html(f'<svg {view_box} role="img" aria-label="{escape(description)}">{body}')

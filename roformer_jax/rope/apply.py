@@ -1,11 +1,13 @@
 """The operation: rotate the pairs of channels of queries and keys (equation 34)."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from roformer_jax.rope.layouts import pair_axis
+from roformer_jax.rope.forms import IMPLEMENTATIONS, rotate_pairs
+from roformer_jax.rope.layouts import read_and_written
 from roformer_jax.rope.rotations import Rotation
 from roformer_jax.typing import Array, Float
 
@@ -13,28 +15,49 @@ HEAD_AXES = (-2, -3, None)
 
 
 def rotate(
-    x: Float[Array, "*shape"], rotation: Rotation, *, layout: str, head_axis: int | None = -2, start: int = 0
+    x: Float[Array, "*shape"],
+    rotation: Rotation,
+    *,
+    layout: str | None,
+    head_axis: int | None = -2,
+    start: int = 0,
+    blocks: int = 1,
+    implementation: str | None = None,
 ) -> Float[Array, "*shape"]:
     """Rotates every pair of channels of `x` by its position: `R_m x` (equation 34).
 
-    Computed in float32, returned in `x.dtype`. The cotangent of `x` is the cotangent of the result rotated by
-    `rotation.conj()`, and no activation is kept for it; `x` is kept only where the rotation itself is differentiated.
-    Reverse mode only (`jax.grad`, any order): the rule is a `jax.custom_vjp`.
+    Computed in float32 (float64 for float64 `x`), returned in `x.dtype`. The cotangent of `x` is the cotangent of the
+    result rotated by `rotation.conj()`, and no activation is kept for it; `x` is kept only where the rotation itself is
+    differentiated. Reverse mode only (`jax.grad`, any order): the rule is a `jax.custom_vjp`.
 
     Args:
-        x: [..., L, H, D] (`head_axis=-2`), [..., H, L, D] (`head_axis=-3`) or [..., L, D] (`head_axis=None`).
-        rotation: tables [..., L, F], shared by the heads; missing or unit batch axes are broadcast.
-        layout: "interleaved" pairs channels (2i, 2i + 1), as the paper does; "half" pairs (i, i + F).
+        x: [..., L, H, D] (`head_axis=-2`), [..., H, L, D] (`head_axis=-3`) or [..., D] (`head_axis=None`).
+        rotation: tables [..., L, F], shared by the heads; missing or unit batch axes are broadcast. With
+            `head_axis=None` no axis of `x` shares the tables: [..., L, F] for x [..., L, D], and [..., L, H, F], one
+            table for each head, for x [..., L, H, D].
+        layout: which channels form pair i of the 2F that turn. "interleaved": 2i and 2i + 1, as in the paper. "half":
+            i and i + F, as in Llama. "interleaved_to_half" reads interleaved pairs and writes halves, which leaves
+            scores as they are where queries and keys both do it (DeepSeek); "half_to_interleaved" goes the other way.
+            There is no default, for the wrong layout runs too.
         head_axis: where the heads lie.
-        start: first rotated channel; channels outside [start, start + 2F) pass through unchanged.
+        start: first channel that turns, negative from the end as in indexing; channels outside [start, start + 2F)
+            pass through unchanged.
+        blocks: the channels that turn are this many equal blocks, each laid out on its own, as where every axis of a
+            grid has its own block of channels (Gemma 4 vision); tables hold the pairs of the blocks one after another.
+        implementation: None chooses the fastest form known for the platform, dtype and layout; otherwise one of
+            IMPLEMENTATIONS.
 
     Raises:
-        ValueError: for an unknown layout or head axis, or shapes that do not fit, with the shapes.
+        ValueError: for an unknown layout, head axis or implementation, or shapes that do not fit, with the shapes.
     """
-    pair_axis(layout)
-    _check_shapes(x.shape, rotation.cos.shape, head_axis, start)
-    cos, sin = (_align(table, x.ndim, head_axis) for table in rotation)
-    return _rotate(x, cos, sin, layout, start)
+    source, target = read_and_written(layout)
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown implementation {implementation!r}; there are {', '.join(IMPLEMENTATIONS)} and None")
+    _check_shapes(x.shape, rotation.cos.shape, head_axis)
+    start = _first_channel(x.shape, rotation.cos.shape[-1], start, blocks)
+    compute_dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    cos, sin = (_align(table.astype(compute_dtype), x.ndim, head_axis) for table in rotation)
+    return _rotate(x, cos, sin, _Place(source, target, start, blocks, implementation))
 
 
 def rotate_qk(
@@ -43,9 +66,11 @@ def rotate_qk(
     rotation: Rotation,
     rotation_k: Rotation | None = None,
     *,
-    layout: str,
+    layout: str | None,
     head_axis: int | None = -2,
     start: int = 0,
+    blocks: int = 1,
+    implementation: str | None = None,
 ) -> tuple[Float[Array, "*query_shape"], Float[Array, "*key_shape"]]:
     """Rotates queries and keys, which may differ in their number of heads (equation 16; values are never rotated).
 
@@ -57,44 +82,67 @@ def rotate_qk(
         layout: as in `rotate`.
         head_axis: as in `rotate`.
         start: as in `rotate`.
+        blocks: as in `rotate`.
+        implementation: as in `rotate`.
     """
-    place = partial(rotate, layout=layout, head_axis=head_axis, start=start)
+    place = partial(
+        rotate, layout=layout, head_axis=head_axis, start=start, blocks=blocks, implementation=implementation
+    )
     return place(q, rotation), place(k, rotation if rotation_k is None else rotation_k)
 
 
-def _rotate_pairs(x: Array, cos: Array, sin: Array, layout: str, start: int) -> Array:
-    """The map itself, with tables of the rank of `x`: split into pairs, multiply as complex numbers, put back."""
-    pairs, stop = cos.shape[-1], start + 2 * cos.shape[-1]
-    axis = pair_axis(layout)
-    split = (pairs, 2) if axis == -1 else (2, pairs)
-    # One reshape and one stack: XLA fuses this form into a single pass, and split-and-concatenate into several.
-    rotated = x[..., start:stop].astype(jnp.float32).reshape(*x.shape[:-1], *split)
-    real, imaginary = jnp.unstack(rotated, axis=axis)
-    rotated = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis)
-    rotated = rotated.reshape(*x.shape[:-1], 2 * pairs).astype(x.dtype)
-    if 2 * pairs == x.shape[-1]:
-        return rotated
-    return jnp.concatenate([x[..., :start], rotated, x[..., stop:]], axis=-1)
+class _Place(NamedTuple):
+    """Which channels turn, how their pairs are read and written, and by which form: static and hashable."""
+
+    source: str
+    target: str
+    start: int
+    blocks: int
+    implementation: str | None
+
+    def transposed(self) -> "_Place":
+        """Returns the place of the transposed map, which reads what this one writes."""
+        return self._replace(source=self.target, target=self.source)
 
 
-_rotate = jax.custom_vjp(_rotate_pairs, nondiff_argnums=(3, 4))
+@partial(jax.jit, static_argnames="place", inline=True)
+def _rotate_channels(x: Array, cos: Array, sin: Array, place: _Place) -> Array:
+    """The map itself, with tables of the rank of `x`: equation 34 on the channels that turn, the others as they are."""
+    channels = 2 * cos.shape[-1]
+    stop = place.start + channels
+    if channels == x.shape[-1]:
+        return _rotate_blocks(x, cos, sin, place)
+    rotated = _rotate_blocks(x[..., place.start : stop], cos, sin, place)
+    return jnp.concatenate([x[..., : place.start], rotated, x[..., stop:]], axis=-1)
 
 
-def _forward(x, cos, sin, layout, start):
+def _rotate_blocks(x: Array, cos: Array, sin: Array, place: _Place) -> Array:
+    """Rotates every block of channels on its own."""
+    if place.blocks == 1:
+        return rotate_pairs(x, cos, sin, place.source, place.target, place.implementation)
+    x_blocks, *tables = (array.reshape(*array.shape[:-1], place.blocks, -1) for array in (x, cos, sin))
+    return rotate_pairs(x_blocks, *tables, place.source, place.target, place.implementation).reshape(x.shape)
+
+
+_rotate = jax.custom_vjp(_rotate_channels, nondiff_argnums=(3,))
+
+
+def _forward(x, cos, sin, place):
     """Keeps `x` only if the tables are differentiated too."""
     kept = x.value if cos.perturbed or sin.perturbed else None
-    return _rotate(x.value, cos.value, sin.value, layout, start), (kept, cos.value, sin.value)
+    return _rotate(x.value, cos.value, sin.value, place), (kept, cos.value, sin.value)
 
 
-def _backward(layout, start, residuals, cotangent):
+def _backward(place, residuals, cotangent):
     """Rotates the cotangent back by the conjugate; differentiates the plain formula for the tables."""
     x, cos, sin = residuals
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
         return None, None, None
-    x_cotangent = _rotate(cotangent, cos, -sin, layout, start)
+    x_cotangent = _rotate(cotangent, cos, -sin, place.transposed())
     if x is None:
         return x_cotangent, None, None
-    _, table_vjp = jax.vjp(lambda cos, sin: _rotate_pairs(x, cos, sin, layout, start), cos, sin)
+    differentiable = place._replace(implementation="stack")
+    _, table_vjp = jax.vjp(lambda cos, sin: _rotate_channels(x, cos, sin, differentiable), cos, sin)
     return x_cotangent, *table_vjp(cotangent)
 
 
@@ -108,11 +156,11 @@ def _align(table: Array, axes: int, head_axis: int | None) -> Array:
     return jnp.expand_dims(table, tuple(range(axes - table.ndim)))
 
 
-def _check_shapes(x_shape: tuple[int, ...], table_shape: tuple[int, ...], head_axis: int | None, start: int) -> None:
-    """Raises a ValueError with both shapes unless the table fits `x`."""
+def _check_shapes(x_shape: tuple[int, ...], table_shape: tuple[int, ...], head_axis: int | None) -> None:
+    """Raises a ValueError with both shapes unless the positions of the table are those of `x`."""
     if head_axis not in HEAD_AXES:
         raise ValueError(f"head_axis must be one of {HEAD_AXES} (None: no heads), got {head_axis}")
-    *positions, pairs = table_shape
+    positions = table_shape[:-1]
     expected = tuple(size for axis, size in enumerate(x_shape, -len(x_shape)) if axis not in (-1, head_axis))
     fits = (
         1 <= len(positions) <= len(expected)
@@ -122,10 +170,23 @@ def _check_shapes(x_shape: tuple[int, ...], table_shape: tuple[int, ...], head_a
     if not fits:
         raise ValueError(
             f"x of shape {x_shape} with head_axis={head_axis} has positions of shape {expected}, "
-            f"but the rotation was made for positions of shape {tuple(positions)} (tables of shape {table_shape})"
+            f"but the rotation was made for positions of shape {positions} (tables of shape {table_shape})"
         )
-    if start < 0 or start + 2 * pairs > x_shape[-1]:
+
+
+def _first_channel(x_shape: tuple[int, ...], pairs: int, start: int, blocks: int) -> int:
+    """Returns the first channel that turns, counted from 0.
+
+    Raises:
+        ValueError: unless the 2F channels from `start` on lie in `x`, and fall into that many blocks of whole pairs.
+    """
+    head_dim = x_shape[-1]
+    first = start + head_dim if start < 0 else start
+    if first < 0 or first + 2 * pairs > head_dim:
         raise ValueError(
             f"the rotation turns {2 * pairs} channels ({pairs} pairs) from channel {start} on, "
-            f"but x of shape {x_shape} has {x_shape[-1]} channels per head"
+            f"but x of shape {x_shape} has {head_dim} channels per head"
         )
+    if blocks < 1 or pairs % blocks:
+        raise ValueError(f"{pairs} rotary pairs do not fall into {blocks} equal blocks")
+    return first

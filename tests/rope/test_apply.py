@@ -18,8 +18,9 @@ VECTOR_ERROR = 2 * TABLE_ERROR + 2 * EPS
 HEAD_DIM = 16
 FREQS = rope.frequencies(HEAD_DIM)
 LAYOUTS = ("interleaved", "half")
+HALVES_OF_PAIRS = np.arange(HEAD_DIM).reshape(-1, 2).T.ravel()
 both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
-positions_st = st.integers(-(2**23), 2**23)
+positions_st = st.integers(-(2**30), 2**30 - 1)  # a position and a shift fit in int32 together
 
 
 def unit_vectors(seed: int, *shape: int) -> jax.Array:
@@ -80,8 +81,18 @@ def inner_products(q, k, positions_q, positions_k):
 def test_inner_product_depends_on_relative_position(m, n, shift):
     q, k = (unit_vectors(seed, 1, HEAD_DIM).repeat(2, axis=0) for seed in (1, 2))
     scores = inner_products(q, k, jnp.array([m, m + shift]), jnp.array([n, n + shift]))
-    # Two scores of two rotated unit vectors each, and the rounding of their sums.
-    np.testing.assert_allclose(scores[:, 0], scores[:, 1], rtol=0, atol=4 * VECTOR_ERROR + 2 * HEAD_DIM * EPS)
+    np.testing.assert_allclose(scores[:, 0], scores[:, 1], rtol=0, atol=2e-6)  # |q| = |k| = 1
+
+
+@both_layouts
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_tokens_decoded_one_by_one_get_the_bits_of_the_prefilled_ones(layout, dtype):
+    x = unit_vectors(0, 1, 9, 3, HEAD_DIM).astype(dtype)
+    positions = jnp.arange(9) + 2**20
+    place = jax.jit(lambda x, positions: rope.rotate(x, rope.rotation(positions, FREQS), layout=layout))
+    prefilled = place(x, positions)
+    decoded = [place(x[:, at : at + 1], positions[at : at + 1]) for at in range(9)]
+    np.testing.assert_array_equal(np.concatenate(decoded, 1), prefilled)
 
 
 @both_layouts
@@ -119,20 +130,56 @@ def test_the_inverse_rotation_undoes_the_rotation(layout):
 
 def test_the_layouts_differ_by_a_permutation_of_the_channels():
     x, tables = unit_vectors(0, 32, 2, HEAD_DIM), tables_for(32)
-    halves_of_pairs = np.arange(HEAD_DIM).reshape(-1, 2).T.ravel()
     interleaved = rope.rotate(x, tables, layout="interleaved")
-    half = rope.rotate(x[..., halves_of_pairs], tables, layout="half")
-    np.testing.assert_allclose(half, interleaved[..., halves_of_pairs], rtol=0, atol=2 * EPS)
+    half = rope.rotate(x[..., HALVES_OF_PAIRS], tables, layout="half")
+    np.testing.assert_allclose(half, interleaved[..., HALVES_OF_PAIRS], rtol=0, atol=2 * EPS)
+
+
+def test_reading_pairs_and_writing_halves_is_the_rotation_and_the_permutation():
+    x, tables = unit_vectors(0, 32, 2, HEAD_DIM), tables_for(32)
+    interleaved = rope.rotate(x, tables, layout="interleaved")
+    crossed = rope.rotate(x, tables, layout="interleaved_to_half")
+    np.testing.assert_allclose(crossed, interleaved[..., HALVES_OF_PAIRS], rtol=0, atol=2 * EPS)
+    back = rope.rotate(crossed, tables.inverse(), layout="half_to_interleaved")
+    np.testing.assert_allclose(back, x, rtol=0, atol=4 * VECTOR_ERROR)
+
+
+def test_every_axis_may_have_a_block_of_channels_of_its_own():
+    x = unit_vectors(0, 5, 2, HEAD_DIM)
+    freqs = rope.frequencies(HEAD_DIM // 2)
+    positions = jnp.array([[0, 1], [2, 3], [4, 0], [1, 1], [9, 5]])
+    tables = rope.rotation(positions, rope.axial_frequencies(freqs, freqs))
+    rotated = rope.rotate(x, tables, layout="half", blocks=2)
+    alone = [
+        rope.rotate(x[..., 8 * axis :][..., :8], rope.rotation(positions[:, axis], freqs), layout="half")
+        for axis in (0, 1)
+    ]
+    np.testing.assert_allclose(rotated, np.concatenate(alone, -1), rtol=0, atol=2 * VECTOR_ERROR)
+
+
+def test_every_head_may_have_a_table_of_its_own():
+    x = unit_vectors(0, 2, 5, 3, HEAD_DIM)
+    freqs = rope.mixed_frequencies(jax.random.key(0), HEAD_DIM, 3)
+    tables = rope.rotation(rope.grid_positions(1, 5), freqs)
+    rotated = rope.rotate(x, tables, layout="interleaved", head_axis=None)
+    for head in range(3):
+        alone = rope.rotation(rope.grid_positions(1, 5), freqs[:, head])
+        expected = rope.rotate(x[:, :, head], alone, layout="interleaved", head_axis=None)
+        np.testing.assert_allclose(rotated[:, :, head], expected, rtol=0, atol=2 * VECTOR_ERROR)
 
 
 @both_layouts
-def test_bfloat16_stays_bfloat16_and_turns_by_float32_angles(layout):
-    x = jnp.ones((1, 2, 1, HEAD_DIM), jnp.bfloat16)
-    tables = rope.rotation(jnp.array([1024, 1025]), FREQS)  # both are 1024 in bfloat16
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_stays_half_precision_and_turns_by_float32_angles(layout, dtype):
+    x = jnp.ones((1, 2, 1, HEAD_DIM), dtype)
+    tables = rope.rotation(jnp.array([4096, 4097]), FREQS)  # both are 4096 in bfloat16 and in float16
     rotated = rope.rotate(x, tables, layout=layout)
-    assert rotated.dtype == jnp.bfloat16
+    assert rotated.dtype == dtype
     exact = rope.rotate(x.astype(jnp.float32), tables, layout=layout)
-    np.testing.assert_allclose(rotated.astype(jnp.float32), exact, rtol=float(jnp.finfo(jnp.bfloat16).eps) / 2, atol=0)
+    # One rounding, half an eps; below the smallest normal number a step is absolute.
+    limits = jnp.finfo(dtype)
+    tolerance = {"rtol": float(limits.eps) / 2, "atol": float(limits.tiny) * float(limits.eps)}
+    np.testing.assert_allclose(rotated.astype(jnp.float32), exact, **tolerance)
     assert (rotated[0, 0] != rotated[0, 1]).any()
 
 
@@ -148,14 +195,26 @@ def test_heads_may_lie_before_or_after_the_length(layout, table_shape):
     chex.assert_trees_all_equal(np.asarray(rotated), expected, np.asarray(heads_first).swapaxes(1, 2))
 
 
+def test_float64_is_computed_in_float64():
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(7, HEAD_DIM)))
+        tables = rope.rotation(jnp.arange(7), FREQS)
+        rotated = rope.rotate(x, tables, layout="interleaved", head_axis=None)
+        cos, sin = (np.asarray(table, np.float64) for table in tables)
+        expected = equation_34(np.asarray(x), cos, sin, np.stack)
+        assert rotated.dtype == jnp.float64
+        np.testing.assert_allclose(rotated, expected, rtol=0, atol=16 * np.finfo(np.float64).eps)
+
+
 @both_layouts
-@pytest.mark.parametrize("start", [0, 3, 8])
+@pytest.mark.parametrize("start", [0, 3, 8, -8, -11])
 def test_channels_outside_the_rotary_slice_pass_unchanged(layout, start):
     x = unit_vectors(0, 5, 2, HEAD_DIM)
     tables = rope.rotation(jnp.arange(5), rope.frequencies(8))
     rotated = rope.rotate(x, tables, layout=layout, start=start)
-    inside = rope.rotate(x[..., start : start + 8], tables, layout=layout)
-    expected = np.concatenate([x[..., :start], inside, x[..., start + 8 :]], -1)
+    inside = rope.rotate(x[..., start:][..., :8], tables, layout=layout)
+    first = start % HEAD_DIM
+    expected = np.concatenate([x[..., :first], inside, x[..., first + 8 :]], -1)
     np.testing.assert_array_equal(rotated, expected)
 
 
@@ -194,7 +253,10 @@ def test_one_compilation_serves_every_theta_and_every_position():
 @pytest.mark.parametrize(
     ("shape", "arguments", "message"),
     [
-        ((2, 6, 3, 16), {"layout": "neox"}, "unknown layout 'neox'; the layouts are 'interleaved', 'half'"),
+        ((2, 6, 3, 16), {"layout": "neox"}, "unknown layout 'neox'; the layouts are 'interleaved', 'half', 'interl"),
+        ((2, 6, 3, 16), {"layout": None}, "unknown layout None; the layouts are"),
+        ((2, 6, 3, 16), {"implementation": "cuda"}, "unknown implementation 'cuda'; there are stack"),
+        ((2, 6, 3, 16), {"blocks": 3}, "8 rotary pairs do not fall into 3 equal blocks"),
         ((2, 6, 3, 16), {"head_axis": 1}, r"head_axis must be one of \(-2, -3, None\) .* got 1"),
         ((2, 5, 3, 16), {}, r"\(2, 5, 3, 16\) .* positions of shape \(2, 5\).* made for positions of shape \(2, 6\)"),
         ((4, 6, 3, 16), {}, r"positions of shape \(4, 6\), .* made for positions of shape \(2, 6\)"),

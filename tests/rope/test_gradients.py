@@ -50,10 +50,15 @@ def tables():
     return rope.rotation(jnp.arange(LENGTH), rope.frequencies(ROTARY_DIM))
 
 
-@both_layouts
-def test_the_cotangent_is_rotated_by_the_conjugate(x, cotangent, tables, layout):
+@pytest.mark.parametrize(
+    ("layout", "transposed"), [*zip(LAYOUTS, LAYOUTS, strict=True), ("interleaved_to_half", "half_to_interleaved")]
+)
+def test_the_cotangent_is_rotated_by_the_conjugate(x, cotangent, tables, layout, transposed):
     _, pullback = jax.vjp(lambda x: rotate(x, tables, layout), x)
-    chex.assert_trees_all_equal(pullback(cotangent)[0], rotate(cotangent, tables.conj(), layout))
+    chex.assert_trees_all_equal(pullback(cotangent)[0], rotate(cotangent, tables.conj(), transposed))
+    inner_product = (rotate(x, tables, layout) * cotangent).sum()
+    atol = np.sqrt(x.size) * EPS * 25  # a sum of products below 25, rounded in either order
+    np.testing.assert_allclose(inner_product, (x * pullback(cotangent)[0]).sum(), rtol=0, atol=atol)
 
 
 @both_layouts

@@ -134,6 +134,100 @@ def test_float_positions_are_refused_by_exact_phases():
         rope.rotation(jnp.array([0.5]), FREQS)
 
 
-def test_frequencies_of_more_than_one_axis_are_refused():
-    with pytest.raises(ValueError, match=r"freqs must have one axis, the rotary pairs, got shape \(2, 32\)"):
-        rope.rotation(jnp.arange(3), np.stack([FREQS, FREQS]))
+AXES_FREQS = np.stack([FREQS, 0.5 * FREQS[::-1], np.where(np.arange(32) < 7, FREQS, 0)])
+
+
+def test_angles_of_several_axes_add_up_exactly():
+    positions = np.array([[3, 5, 7], [2**20, -9, 2**19]], np.int32)
+    tables = rope.rotation(positions, AXES_FREQS)
+    angles = positions @ AXES_FREQS
+    chex.assert_shape(tables, (2, 32))
+    quantisation = 2 * np.pi * (2**20 + 9 + 2**19) * 2.0**-33  # half a phase step per token and axis
+    assert_tables_close(tables, rope.Rotation(np.cos(angles), np.sin(angles)), TABLE_ERROR + quantisation)
+    moved = rope.rotation(positions + np.array([1, 2, 3], np.int32), AXES_FREQS)
+    delta = rope.rotation(np.array([1, 2, 3], np.int32)[None], AXES_FREQS)
+    assert_tables_close(tables @ delta, moved, 5 * TABLE_ERROR)
+
+
+def test_every_head_may_have_its_own_frequencies():
+    freqs_AHF = np.random.default_rng(0).normal(size=(2, 3, 32))
+    positions = np.array([[1, 2], [3, 4], [0, 5]], np.int32)
+    tables = rope.rotation(positions, freqs_AHF)
+    chex.assert_shape(tables, (3, 3, 32))
+    for head in range(3):
+        one = rope.rotation(positions, freqs_AHF[:, head])
+        assert_tables_close(rope.Rotation(tables.cos[:, head], tables.sin[:, head]), one, 0)
+
+
+def test_float_positions_of_several_axes_have_a_gradient_in_the_frequencies():
+    positions, freqs = jnp.array([[0.5, 2.0]]), jnp.asarray(AXES_FREQS[:2], jnp.float32)
+    gradient = jax.grad(lambda freqs: rope.rotation(positions, freqs, exact=False).sin.sum())(freqs)
+    cosines = np.cos(np.array([[0.5, 2.0]]) @ AXES_FREQS[:2])
+    np.testing.assert_allclose(gradient, np.array([[0.5], [2.0]]) * cosines, rtol=0, atol=2 * 8 * EPS)
+
+
+def test_the_gain_is_the_modulus():
+    plain, scaled = table(9), rope.rotation(np.array([9], np.int32), FREQS, gain=1.25)
+    assert_tables_close(scaled, jax.tree.map(lambda part: 1.25 * part, plain), 1.25 * EPS)
+    assert_tables_close(scaled @ scaled.inverse(), table(0), 8 * EPS)
+
+
+def test_given_angles_are_taken_as_they_are():
+    angles = jnp.cumsum(jnp.asarray(np.random.default_rng(0).uniform(0, 0.1, (5, 2, 8)), jnp.float32), axis=0)
+    assert_tables_close(rope.rotation_from_angles(angles), rope.Rotation(np.cos(angles), np.sin(angles)), 2 * EPS)
+    log_modulus = -angles[..., :1]
+    damped = rope.rotation_from_angles(angles, log_modulus=log_modulus)
+    np.testing.assert_allclose(np.hypot(*damped), np.broadcast_to(np.exp(log_modulus), angles.shape), rtol=4 * EPS)
+
+
+def test_angles_that_depend_on_data_have_a_gradient():
+    angles = jnp.full((3, 4), 0.7)
+    gradient = jax.grad(lambda angles: rope.rotation_from_angles(angles).sin.sum())(angles)
+    np.testing.assert_allclose(gradient, np.full((3, 4), np.cos(np.float32(0.7))), rtol=0, atol=2 * EPS)
+
+
+class TestXPos:
+    """xPos, equation 15 of arXiv 2212.10554, without its centring on the middle of the sequence."""
+
+    def test_scores_are_scaled_by_the_distance_alone(self):
+        q, k = rope.xpos_rotation(np.array([2_000, 2_000 + 9_000]), FREQS)
+        q_near, k_near = (rope.Rotation(part.cos[0], part.sin[0]) for part in (q, k))
+        q_far, k_far = (rope.Rotation(part.cos[1], part.sin[1]) for part in (q, k))
+        zeta = (np.arange(32) / 32 + 0.4) / 1.4
+        # The exponents reach 11,000 / 512 * ln(1 / zeta_0) = 27; their float32 rounding is what remains.
+        error = 2 * 27 * 3 * EPS + 4 * TABLE_ERROR
+        for query, key, distance in [(q_near, k_near, 0), (q_far, k_far, 0), (q_far, k_near, 9_000)]:
+            product = query @ key.conj()
+            scale = zeta ** (distance / 512)
+            expected = rope.Rotation(scale * np.cos(distance * FREQS), scale * np.sin(distance * FREQS))
+            np.testing.assert_array_less(np.abs(product.cos - expected.cos), error * scale + 1e-30)
+            np.testing.assert_array_less(np.abs(product.sin - expected.sin), error * scale + 1e-30)
+
+    def test_a_cached_key_does_not_change_as_the_sequence_grows(self):
+        _, short = rope.xpos_rotation(jnp.arange(8), FREQS)
+        _, long = rope.xpos_rotation(jnp.arange(64), FREQS)
+        chex.assert_trees_all_equal(short, jax.tree.map(lambda part: part[:8], long))
+
+    @pytest.mark.parametrize("name", ["scale_base", "gamma"])
+    def test_impossible_parameters_are_refused(self, name):
+        with pytest.raises(ValueError, match=f"{name} must be positive and finite, got 0"):
+            rope.xpos_rotation(jnp.arange(8), FREQS, **{name: 0.0})
+
+
+@pytest.mark.parametrize(
+    ("positions", "freqs", "message"),
+    [
+        ((3,), (2, 32), r"freqs of shape \(2, 32\) are for positions \[..., length, 2\], got shape \(3,\)"),
+        ((3, 4), (2, 32), r"for positions \[..., length, 2\], got shape \(3, 4\)"),
+        ((3, 2), (2, 1, 1, 32), r"freqs are \[pairs\] for one axis, \[axes, pairs\] or \[axes, heads, pairs\]"),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused_with_their_shapes(positions, freqs, message):
+    with pytest.raises(ValueError, match=message):
+        rope.rotation(jnp.zeros(positions, jnp.int32), np.ones(freqs))
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_impossible_gain_is_refused(gain):
+    with pytest.raises(ValueError, match="gain must be positive and finite, got"):
+        rope.rotation(jnp.arange(3), FREQS, gain=gain)

@@ -1,0 +1,1 @@
+"""Measurements side by side with other implementations; every module runs as `python -m benchmarks.NAME`."""
