@@ -50,14 +50,7 @@ def rotate(
     Raises:
         ValueError: for an unknown layout, head axis or implementation, or shapes that do not fit, with the shapes.
     """
-    source, target = read_and_written(layout)
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown implementation {implementation!r}; there are {', '.join(IMPLEMENTATIONS)} and None")
-    _check_shapes(x.shape, rotation.cos.shape, head_axis)
-    start = _first_channel(x.shape, rotation.cos.shape[-1], start, blocks)
-    compute_dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    cos, sin = (_align(table.astype(compute_dtype), x.ndim, head_axis) for table in rotation)
-    return _rotate(x, cos, sin, _Place(source, target, start, blocks, implementation))
+    return _rotate_together((x,), rotation, layout, head_axis, start, blocks, implementation)[0]
 
 
 def rotate_qk(
@@ -74,6 +67,8 @@ def rotate_qk(
 ) -> tuple[Float[Array, "*query_shape"], Float[Array, "*key_shape"]]:
     """Rotates queries and keys, which may differ in their number of heads (equation 16; values are never rotated).
 
+    With `implementation="pallas"` one kernel rotates both in one pass where they share tables, rank and channels.
+
     Args:
         q: queries, as `x` of `rotate`.
         k: keys, as `x` of `rotate`.
@@ -85,10 +80,33 @@ def rotate_qk(
         blocks: as in `rotate`.
         implementation: as in `rotate`.
     """
-    place = partial(
-        rotate, layout=layout, head_axis=head_axis, start=start, blocks=blocks, implementation=implementation
-    )
-    return place(q, rotation), place(k, rotation if rotation_k is None else rotation_k)
+    place = layout, head_axis, start, blocks, implementation
+    if rotation_k is None and q.ndim == k.ndim and q.shape[-1] == k.shape[-1]:
+        return _rotate_together((q, k), rotation, *place)
+    (rotated_q,) = _rotate_together((q,), rotation, *place)
+    (rotated_k,) = _rotate_together((k,), rotation if rotation_k is None else rotation_k, *place)
+    return rotated_q, rotated_k
+
+
+def _rotate_together(
+    arrays: tuple[Array, ...],
+    rotation: Rotation,
+    layout: str | None,
+    head_axis: int | None,
+    start: int,
+    blocks: int,
+    implementation: str | None,
+) -> tuple[Array, ...]:
+    """Rotates arrays of one rank and number of channels by the same tables, once all have been checked."""
+    source, target = read_and_written(layout)
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown implementation {implementation!r}; there are {', '.join(IMPLEMENTATIONS)} and None")
+    for x in arrays:
+        _check_shapes(x.shape, rotation.cos.shape, head_axis)
+    start = _first_channel(arrays[0].shape, rotation.cos.shape[-1], start, blocks)
+    compute_dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
+    cos, sin = (_align(table.astype(compute_dtype), arrays[0].ndim, head_axis) for table in rotation)
+    return _rotate(arrays, cos, sin, _Place(source, target, start, blocks, implementation))
 
 
 class _Place(NamedTuple):
@@ -106,8 +124,17 @@ class _Place(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="place", inline=True)
+def _rotate_arrays(arrays: tuple[Array, ...], cos: Array, sin: Array, place: _Place) -> tuple[Array, ...]:
+    """The map itself, with tables of the rank of the arrays: equation 34."""
+    if place.implementation == "pallas" and place.blocks == 1:
+        from roformer_jax.rope.kernels import rotate_arrays  # Pallas takes longer to import than all of this library
+
+        return rotate_arrays(arrays, cos, sin, place.source, place.target, place.start)
+    return tuple(_rotate_channels(x, cos, sin, place) for x in arrays)
+
+
 def _rotate_channels(x: Array, cos: Array, sin: Array, place: _Place) -> Array:
-    """The map itself, with tables of the rank of `x`: equation 34 on the channels that turn, the others as they are."""
+    """Rotates the channels that turn, and leaves the others as they are."""
     channels = 2 * cos.shape[-1]
     stop = place.start + channels
     if channels == x.shape[-1]:
@@ -124,26 +151,31 @@ def _rotate_blocks(x: Array, cos: Array, sin: Array, place: _Place) -> Array:
     return rotate_pairs(x_blocks, *tables, place.source, place.target, place.implementation).reshape(x.shape)
 
 
-_rotate = jax.custom_vjp(_rotate_channels, nondiff_argnums=(3,))
+_rotate = jax.custom_vjp(_rotate_arrays, nondiff_argnums=(3,))
 
 
-def _forward(x, cos, sin, place):
-    """Keeps `x` only if the tables are differentiated too."""
-    kept = x.value if cos.perturbed or sin.perturbed else None
-    return _rotate(x.value, cos.value, sin.value, place), (kept, cos.value, sin.value)
+def _forward(arrays, cos, sin, place):
+    """Keeps the arrays only if the tables are differentiated too."""
+    values = tuple(x.value for x in arrays)
+    kept = values if cos.perturbed or sin.perturbed else None
+    return _rotate(values, cos.value, sin.value, place), (kept, cos.value, sin.value)
 
 
-def _backward(place, residuals, cotangent):
-    """Rotates the cotangent back by the conjugate; differentiates the plain formula for the tables."""
-    x, cos, sin = residuals
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        return None, None, None
-    x_cotangent = _rotate(cotangent, cos, -sin, place.transposed())
-    if x is None:
-        return x_cotangent, None, None
-    differentiable = place._replace(implementation="stack")
-    _, table_vjp = jax.vjp(lambda cos, sin: _rotate_channels(x, cos, sin, differentiable), cos, sin)
-    return x_cotangent, *table_vjp(cotangent)
+def _backward(place, residuals, cotangents):
+    """Rotates the cotangents back by the conjugate; differentiates the plain formula for the tables."""
+    arrays, cos, sin = residuals
+    zero = jax.custom_derivatives.SymbolicZero
+    live = [i for i, cotangent in enumerate(cotangents) if not isinstance(cotangent, zero)]
+    if not live:
+        return (None,) * len(cotangents), None, None
+    given = tuple(cotangents[i] for i in live)
+    turned_back = dict(zip(live, _rotate(given, cos, -sin, place.transposed()), strict=True))
+    of_arrays = tuple(turned_back.get(i) for i in range(len(cotangents)))
+    if arrays is None:
+        return of_arrays, None, None
+    live_arrays, plain = tuple(arrays[i] for i in live), place._replace(implementation="stack")
+    _, table_vjp = jax.vjp(lambda cos, sin: _rotate_arrays(live_arrays, cos, sin, plain), cos, sin)
+    return of_arrays, *table_vjp(given)
 
 
 _rotate.defvjp(_forward, _backward, symbolic_zeros=True)
