@@ -13,7 +13,7 @@ axis runs to 250,000 steps where the text says 100,000; BERT itself used a learn
 
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.pretraining import Pretraining
-from roformer_jax.tasks.masked_lm import CorpusConfig
+from roformer_jax.tasks.corpus import CorpusConfig
 from roformer_jax.training.loop import TrainingConfig
 from roformer_jax.training.optimizer import OptimizerConfig
 

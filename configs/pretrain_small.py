@@ -7,7 +7,7 @@ Devices: made for one GPU or a TPU v5e-1; runs on a CPU, slowly.
 
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.pretraining import Pretraining
-from roformer_jax.tasks.masked_lm import CorpusConfig
+from roformer_jax.tasks.corpus import CorpusConfig
 from roformer_jax.training.loop import TrainingConfig
 from roformer_jax.training.optimizer import OptimizerConfig
 

@@ -12,7 +12,7 @@ from roformer_jax.finetuning import Classification, TableConfig
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.quickstart import Quickstart
-from roformer_jax.tasks.masked_lm import CorpusConfig
+from roformer_jax.tasks.corpus import CorpusConfig
 from roformer_jax.training.loop import TrainingConfig
 from roformer_jax.training.optimizer import OptimizerConfig
 

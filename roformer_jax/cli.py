@@ -6,11 +6,12 @@ with the state saved: run the same command again to go on.
 
 import difflib
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from roformer_jax.errors import InputError
 
@@ -21,6 +22,8 @@ USAGE = """usage: python -m roformer_jax COMMAND ...
   train CONFIG [--field.name value ...]   run the experiment of a config file; run again to continue
   evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
   predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
+  generate RUN --prompt TEXT              a causal language model's continuation of a text, written as it comes
+  length RUN ... --lengths 512 1024       the held-out loss of language models at other lengths: a table and a curve
   rope [--scaling yarn --factor 8 ...]    frequencies of RoPE and of its scalings: a table, and figures with --output
 
 `train CONFIG --help` lists the fields of an experiment, the others answer --help too. `python train.py CONFIG ...` is
@@ -33,7 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    commands = {"train": train, "evaluate": evaluate, "predict": predict, "rope": rope}
+    commands = {
+        "train": train,
+        "evaluate": evaluate,
+        "predict": predict,
+        "generate": generate,
+        "length": length,
+        "rope": rope,
+    }
     if command not in commands:
         close = difflib.get_close_matches(command, commands)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -138,6 +148,68 @@ def predict(arguments: list[str]) -> None:
 
     for file in trained.predict(options.run, options.input, options.output):
         print(f"wrote {file}")
+
+
+def generate(arguments: list[str]) -> None:
+    """Continue a text with a trained causal language model."""
+    import tyro
+
+    from roformer_jax import generation
+
+    @dataclass(frozen=True)
+    class Generate:
+        """A causal language model's continuation of a text, written as it comes."""
+
+        run: tyro.conf.Positional[Path]
+        """Folder of a run of a causal language model."""
+        prompt: str
+        """The text to continue."""
+        tokens: int = 200
+        """The most tokens to write; a model of documents may end its document earlier."""
+        sampling: tyro.conf.OmitArgPrefixes[generation.Sampling] = field(default_factory=generation.Sampling)
+        seed: int = 0
+        """Seed of the draws: the same seed continues a text in the same way."""
+
+    options = parse(Generate, arguments, prog="python -m roformer_jax generate")
+    writer = generation.Writer(options.run)
+    pieces = writer.write(options.prompt, tokens=options.tokens, sampling=options.sampling, seed=options.seed)
+    first = next(pieces)  # a prompt that does not fit is refused before anything is printed
+    for piece in itertools.chain([options.prompt, first], pieces):
+        print(piece, end="", flush=True)
+    print()
+
+
+def length(arguments: list[str]) -> None:
+    """Measure the held-out loss of language models at lengths they were not trained on."""
+    import tyro
+
+    from roformer_jax import lengths
+
+    @dataclass(frozen=True)
+    class Length:
+        """The held-out loss of language models at other lengths than they were trained on: a table and a curve."""
+
+        runs: tyro.conf.Positional[tuple[Path, ...]]
+        """Folders of runs, or their config files; each is a curve."""
+        lengths: tuple[int, ...]
+        """Tokens of a row."""
+        scalings: tuple[Literal["linear", "ntk", "yarn"], ...] = ()
+        """For runs with RoPE: also with the frequencies scaled by length over trained length."""
+        output: Path | None = None
+        """Folder to draw the curve into; none draws nothing."""
+
+    options = parse(Length, arguments, prog="python -m roformer_jax length")
+    runs = [Path(load_config(run).run_dir) if run.suffix == ".py" else run for run in options.runs]
+    points = []
+    for point in lengths.measure(runs, options.lengths, options.scalings):
+        value = "the learned positions end before" if point.value is None else f"{point.value:.4f} {point.metric}"
+        print(f"{point.label:20s} {point.length:>8,} tokens   {value}", flush=True)
+        points.append(point)
+    if options.output is not None:
+        from roformer_jax.report.lengths import draw_lengths
+
+        for file in draw_lengths(options.output, points, lengths.trained_length(runs)):
+            print(f"wrote {file}")
 
 
 def rope(arguments: list[str]) -> None:

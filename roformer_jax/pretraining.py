@@ -7,7 +7,8 @@ from jax.sharding import Mesh
 
 from roformer_jax.data.masking import MaskingConfig
 from roformer_jax.experiment import Experiment
-from roformer_jax.tasks.masked_lm import CorpusConfig, masked_lm_task, prepare_corpus
+from roformer_jax.tasks.corpus import CorpusConfig, prepare_corpus
+from roformer_jax.tasks.masked_lm import masked_lm_task
 from roformer_jax.tasks.task import Task
 
 

@@ -21,7 +21,8 @@ from roformer_jax.report import MaskedWord, QuickstartResults, write_report
 from roformer_jax.run_folder import RESULTS, TOKENIZER, read_json
 from roformer_jax.sharding import make_mesh
 from roformer_jax.tasks.classification import Splits, confusion_matrix
-from roformer_jax.tasks.masked_lm import CorpusConfig, fill_mask
+from roformer_jax.tasks.corpus import CorpusConfig
+from roformer_jax.tasks.masked_lm import fill_mask
 from roformer_jax.trained import Classifier, load_params
 from roformer_jax.training.writer import read_metrics
 

@@ -14,6 +14,7 @@ from roformer_jax.data.tokenizer import load_tokenizer
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
 from roformer_jax.finetuning import Classification, FineTuning, Glue
+from roformer_jax.language_modelling import ByteLM, DocumentLM
 from roformer_jax.models import Model, build_classifier
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.run_folder import CHECKPOINTS, CONFIG, DATA, TOKENIZER, from_json, read_json
@@ -23,7 +24,7 @@ from roformer_jax.tasks.predictions import write_predictions, write_submission
 from roformer_jax.training.checkpoint import restore_params
 from roformer_jax.typing import PyTree
 
-KINDS = {kind.__name__: kind for kind in (Pretraining, Classification, Glue)}
+KINDS = {kind.__name__: kind for kind in (Pretraining, DocumentLM, ByteLM, Classification, Glue)}
 
 
 def load_experiment(run: Path) -> Experiment:
@@ -55,8 +56,10 @@ def load_params(run: Path, model: Model, mesh: jax.sharding.Mesh) -> PyTree:
 def self_contained(experiment: Experiment, run: Path) -> Experiment:
     """The experiment with the tokenizer in the run's own folder: what it once started from may be gone."""
     own: dict[str, Any] = {"tokenizer": str(run)}
-    if isinstance(experiment, Pretraining):
+    if isinstance(experiment, Pretraining | DocumentLM):
         own = {"data": dataclasses.replace(experiment.data, **own)}
+    if isinstance(experiment, ByteLM):
+        own = {}
     return dataclasses.replace(experiment, init_from=None, **own)
 
 

@@ -22,7 +22,7 @@ from roformer_jax.run_folder import (
     write_json,
 )
 from roformer_jax.sharding import MeshConfig
-from roformer_jax.tasks.masked_lm import CorpusConfig
+from roformer_jax.tasks.corpus import CorpusConfig
 from roformer_jax.trained import KINDS
 from roformer_jax.training.loop import TrainingConfig
 from roformer_jax.training.optimizer import OptimizerConfig

@@ -1,4 +1,4 @@
-"""WordPiece tokenizers: trained, loaded and checked; ids out, never a special token that the text asked for."""
+"""WordPiece and byte tokenizers, trained, loaded and checked; ids out, never a special token the text asked for."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from roformer_jax.typing import Int
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
+FIRST_BYTE_ID = len(SPECIAL_TOKENS)
 # Characters a trained vocabulary keeps, most frequent first: the value of Google's BERT vocabularies.
 ALPHABET_LIMIT = 1000
 # Texts handed to the Rust side at once, so that the encodings of a large corpus are never all in memory.
@@ -113,6 +114,16 @@ def train_wordpiece(texts: Iterable[str], *, vocab_size: int, lowercase: bool = 
     return Tokenizer(_bert_tokenizer(shell.get_vocab(), lowercase), "trained tokenizer")
 
 
+def byte_tokenizer() -> Tokenizer:
+    """The tokenizer of byte-level models: the special tokens, then byte b of the UTF-8 text as id FIRST_BYTE_ID + b."""
+    vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *_byte_characters()])}
+    backend = tokenizers.Tokenizer(models.BPE(vocab, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    return Tokenizer(backend, "byte tokenizer")
+
+
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Loads a vocab.txt (BERT WordPiece), a tokenizer.json, or a folder that holds either (tokenizer.json first).
 
@@ -153,6 +164,13 @@ def _bert_tokenizer(vocab: dict[str, int], lowercase: bool) -> tokenizers.Tokeni
     if vocab:
         backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
     return backend
+
+
+def _byte_characters() -> list[str]:
+    """The visible character that stands for each byte in byte-level vocabularies (GPT-2, `bytes_to_unicode`)."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    hidden = sorted(set(range(256)) - visible)
+    return [chr(byte) if byte in visible else chr(256 + hidden.index(byte)) for byte in range(256)]
 
 
 def _alphabet(texts: list[str], shell: tokenizers.Tokenizer) -> list[str]:

@@ -5,8 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from roformer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from roformer_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer, train_wordpiece
 from roformer_jax.errors import InputError
+
+BYTES = "bytes"
 
 
 def digest(texts: Sequence[str]) -> str:
@@ -23,11 +25,13 @@ def tokenizer_for(
 ) -> Tokenizer:
     """Load the tokenizer at `path`, or train a WordPiece vocabulary of at most `vocab_size` on `texts`.
 
+    The path "bytes" is the byte tokenizer.
+
     Raises:
       InputError: the tokenizer holds more tokens than the model's embedding, or the cache cannot be written.
     """
     if path is not None:
-        tokenizer = load_tokenizer(path)
+        tokenizer = byte_tokenizer() if path == BYTES else load_tokenizer(path)
         if tokenizer.vocab_size > vocab_size:
             raise InputError(
                 f"the vocabulary of {path} holds {tokenizer.vocab_size} tokens, the model only {vocab_size}: "

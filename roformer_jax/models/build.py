@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
+from roformer_jax.models.cache import Cache, empty_cache
 from roformer_jax.models.config import RoFormerConfig
-from roformer_jax.models.heads import RoFormerForClassification, RoFormerForMaskedLM
+from roformer_jax.models.heads import RoFormerForCausalLM, RoFormerForClassification, RoFormerForMaskedLM
 from roformer_jax.typing import Array, PRNGKeyArray
 
 Params = dict[str, Any]
@@ -19,9 +20,16 @@ class Model(NamedTuple):
     apply: Callable[..., Array]
 
 
+class Decoder(NamedTuple):
+    """A causal language model with a memory, as two pure functions; see `build_decoder`."""
+
+    init_cache: Callable[[int, int], Cache]
+    extend: Callable[[Params, Array, Array, Cache], tuple[Array, Cache]]
+
+
 def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     """The pure functions of the module that `make` constructs."""
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    graphdef = graph_of(make)
 
     def init(key: PRNGKeyArray) -> Params:
         return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key))))
@@ -32,6 +40,11 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     return Model(init, apply)
 
 
+def graph_of(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
+    """The structure of the module that `make` constructs, without any array."""
+    return nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+
+
 def build_masked_lm(config: RoFormerConfig) -> Model:
     """`RoFormerForMaskedLM` as functions."""
     return functional(lambda rngs: RoFormerForMaskedLM(config, rngs=rngs))
@@ -40,3 +53,29 @@ def build_masked_lm(config: RoFormerConfig) -> Model:
 def build_classifier(config: RoFormerConfig, num_outputs: int) -> Model:
     """`RoFormerForClassification` as functions."""
     return functional(lambda rngs: RoFormerForClassification(config, num_outputs, rngs=rngs))
+
+
+def build_causal_lm(config: RoFormerConfig) -> Model:
+    """`RoFormerForCausalLM` as functions: `apply(params, ids_BL, segment_ids_BL, *, key=None)` -> logits [B, L, V]."""
+    return functional(lambda rngs: RoFormerForCausalLM(config, rngs=rngs))
+
+
+def build_decoder(config: RoFormerConfig) -> Decoder:
+    """The causal language model for generation: its parameters are those of `build_causal_lm`.
+
+    `init_cache(batch, capacity)` makes a cache of no tokens; `capacity` is how many a row may reach. Linear attention
+    has a state of constant size, and no use for it.
+
+    `extend(params, ids_BT, counts_B, cache) -> (logits_BTV, cache)` reads T new tokens, which continue each row at its
+    own length: a prompt, one token, or anything between. Only the first `counts_B[b]` (0 to T) of row b are tokens, the
+    rest is padding, whose logits carry no meaning. It compiles once for every T.
+
+    A row that gets more tokens than its capacity keeps what it has, and what does not fit is not written: its logits
+    are NaN from that call on. To refuse it, compare lengths on the host before.
+    """
+    graphdef = graph_of(lambda rngs: RoFormerForCausalLM(config, rngs=rngs))
+
+    def extend(params: Params, ids_BT: Array, counts_B: Array, cache: Cache) -> tuple[Array, Cache]:
+        return nnx.merge(graphdef, params).extend(ids_BT, counts_B, cache)
+
+    return Decoder(lambda batch, capacity: empty_cache(config, batch, capacity), extend)

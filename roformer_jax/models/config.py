@@ -1,11 +1,16 @@
 """The model's hyper-parameters, under the names of Hugging Face's RoFormer configuration."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from roformer_jax.errors import InputError
 
-PositionEncoding = Literal["rope", "learned", "sinusoidal", "none"]
+PositionEncoding = Literal["rope", "learned", "sinusoidal", "alibi", "t5", "shaw", "none"]
+RopeScaling = Literal["none", "linear", "ntk", "yarn"]
+Attention = Literal["softmax", "linear"]
+FeatureMap = Literal["elu", "relu", "softmax", "favor"]
+LinearRotation = Literal["after", "before"]
 ComputeType = Literal["float32", "bfloat16"]
 Rematerialisation = Literal["none", "dots", "full"]
 Pooling = Literal["cls", "mean"]
@@ -36,11 +41,27 @@ class RoFormerConfig:
     layer_norm_eps: float = 1e-12
     """Epsilon of every LayerNorm."""
     position_encoding: PositionEncoding = "rope"
-    """How positions enter: rope (the paper), learned (BERT), sinusoidal (Vaswani et al.), or none."""
+    """How positions enter: rope (the paper), learned (BERT), sinusoidal (Vaswani et al.), alibi (Press et al.),
+    t5 (Raffel et al.), shaw (Shaw et al.), or none."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies theta^(-2i/d); only for position_encoding=rope."""
+    rope_scaling: RopeScaling = "none"
+    """How the frequencies are changed to read longer texts: linear (interpolation), ntk, yarn, or none."""
+    rope_scaling_factor: float = 1.0
+    """New length over original length, at least 1; only with a rope_scaling."""
+    rope_original_length: int = 512
+    """Tokens per text that the weights were trained on; only for rope_scaling=yarn."""
+    relative_distance: int = 16
+    """Distance in tokens beyond which shaw tells no distances apart; only for position_encoding=shaw."""
     max_position_embeddings: int = 512
     """Rows of the position table; only for position_encoding=learned, the others have no table and no limit."""
+    attention: Attention = "softmax"
+    """softmax (eq. 2), or linear (eq. 19), whose cost grows with the length and not with its square."""
+    feature_map: FeatureMap = "elu"
+    """The non-negative functions of queries and keys: elu (elu + 1), relu, softmax (eq. 18), or favor (Performer);
+    only for attention=linear."""
+    linear_rotation: LinearRotation = "after"
+    """RoPE after the feature map (eq. 19), or before it (Performer code); only for attention=linear."""
     classifier_pooling: Pooling = "cls"
     """What the classification head reads of an example: its [CLS] vector, or the mean of its token vectors."""
     dtype: ComputeType = "float32"
@@ -49,16 +70,33 @@ class RoFormerConfig:
     """What the backward pass recomputes in each block: nothing, all but the matrix products, or everything."""
 
     def __post_init__(self):
+        self._check_ranges()
+        self._check_choices()
+        self._check_heads()
+        self._check_rope_scaling()
+        self._check_linear_attention()
+
+    def _check_ranges(self) -> None:
+        """Every number lies where it makes sense."""
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        positive = (*sizes, "type_vocab_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
-        for name in (*positive, "rope_theta"):
+        lengths = ("max_position_embeddings", "rope_original_length", "relative_distance")
+        for name in (*sizes, "type_vocab_size", *lengths, "layer_norm_eps", "initializer_range", "rope_theta"):
             if not getattr(self, name) > 0:
                 raise InputError(f"model.{name} = {getattr(self, name)} must be positive")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model.{name} = {getattr(self, name)} must lie in [0, 1)")
+        if not 1 <= self.rope_scaling_factor < math.inf:
+            raise InputError(f"model.rope_scaling_factor = {self.rope_scaling_factor} must be at least 1")
+
+    def _check_choices(self) -> None:
+        """Every choice is one of its names, also where no types are checked."""
         choices = {
             "position_encoding": PositionEncoding,
+            "rope_scaling": RopeScaling,
+            "attention": Attention,
+            "feature_map": FeatureMap,
+            "linear_rotation": LinearRotation,
             "classifier_pooling": Pooling,
             "dtype": ComputeType,
             "remat": Rematerialisation,
@@ -66,6 +104,9 @@ class RoFormerConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise InputError(f"model.{name} = {getattr(self, name)!r} is none of {', '.join(get_args(allowed))}")
+
+    def _check_heads(self) -> None:
+        """The width falls into heads, and those into pairs where pairs are needed."""
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model.num_attention_heads = {self.num_attention_heads} does not divide "
@@ -79,10 +120,63 @@ class RoFormerConfig:
         if self.position_encoding == "sinusoidal" and self.hidden_size % 2:
             raise InputError(f"sinusoidal positions come in pairs: model.hidden_size = {self.hidden_size} must be even")
 
+    def _check_rope_scaling(self) -> None:
+        """A scaling has a rotation to scale, and a factor has a scaling."""
+        if self.rope_scaling == "none":
+            if self.rope_scaling_factor != 1:
+                raise InputError(
+                    f"model.rope_scaling_factor = {self.rope_scaling_factor} does nothing with "
+                    "model.rope_scaling = none; choose linear, ntk or yarn"
+                )
+            return
+        if self.position_encoding != "rope":
+            raise InputError(
+                f"model.rope_scaling = {self.rope_scaling} scales rotary frequencies, "
+                f"but model.position_encoding = {self.position_encoding} has none; use rope_scaling none"
+            )
+        if self.rope_scaling == "yarn" and (self.head_size < 4 or self.rope_theta <= 1):
+            raise InputError(
+                "model.rope_scaling = yarn needs falling frequencies: at least two pairs of channels per head "
+                f"(the head size is {self.head_size}) and model.rope_theta = {self.rope_theta} above 1"
+            )
+
+    def _check_linear_attention(self) -> None:
+        """Linear attention has neither logits nor probabilities that could be changed."""
+        if self.attention != "linear":
+            return
+        if self.position_encoding in ("alibi", "t5", "shaw"):
+            raise InputError(
+                f"model.position_encoding = {self.position_encoding} is added to attention logits, and "
+                "model.attention = linear has none; use rope, learned, sinusoidal or none"
+            )
+        if self.rope_scaling == "yarn":
+            raise InputError(
+                "model.rope_scaling = yarn changes the temperature of a softmax, and model.attention = linear has "
+                "none; use linear or ntk"
+            )
+        if self.attention_probs_dropout_prob > 0:
+            raise InputError(
+                f"model.attention_probs_dropout_prob = {self.attention_probs_dropout_prob} drops attention "
+                "probabilities, and model.attention = linear has none; set it to 0"
+            )
+
     @property
     def head_size(self) -> int:
         """Channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_features(self) -> int:
+        """Features of a query or key in linear attention: D log D of favor, as Performer code has it, made even."""
+        if self.feature_map != "favor":
+            return self.head_size
+        return 2 * max(1, int(self.head_size * math.log(self.head_size) / 2))
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels that RoPE rotates: those of a head, or the features if they are rotated."""
+        rotates_features = self.attention == "linear" and self.linear_rotation == "after"
+        return self.num_features if rotates_features else self.head_size
 
     def check_length(self, length: int) -> None:
         """Refuse rows longer than a learned position table; every other encoding takes any length."""

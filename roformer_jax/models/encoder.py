@@ -1,77 +1,106 @@
-"""The RoFormer encoder: token and segment embeddings, then a scan over stacked post-norm blocks."""
-
-from typing import Any
+"""The RoFormer encoder: embeddings, then a scan over stacked post-norm blocks; with a causal mask, the RoFormer-GPT."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from roformer_jax.attention import dropout
+from roformer_jax.models.attention import projections, self_attention
+from roformer_jax.models.cache import Cache
 from roformer_jax.models.config import RoFormerConfig
-from roformer_jax.models.layers import Block, layer_norm
-from roformer_jax.rope import frequencies, packed_positions, rotation
-from roformer_jax.sharding import gathered, like
-from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
+from roformer_jax.models.layers import gathered_call, gelu, layer_norm, linear, lookup, table
+from roformer_jax.models.positions import Shared, encoding_of
+from roformer_jax.rope import decode_positions, packed_positions
+from roformer_jax.sharding import gathered
+from roformer_jax.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-
-def lookup(embed: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... width"]:
-    """Rows of an embedding in its compute dtype; an id outside the table gives NaN, so that it cannot pass unseen."""
-    table_VM = gathered(embed.embedding[...])
-    rows = table_VM.at[ids].get(mode="fill", wrap_negative_indices=False, out_sharding=like(ids, extra_axes=1))
-    return rows.astype(embed.dtype)
-
-
-def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length width"]:
-    """Eq. 4: p[2t] = sin(position / 10000^(2t/width)), p[2t + 1] = cos of the same angle."""
-    phases = rotation(positions, frequencies(width))
-    return jnp.stack([phases.sin, phases.cos], axis=-1).reshape(*positions.shape, width)
+PROJECTION_STREAM = 2  # what the dropout key is folded with for random features; 0 and 1 are those of its split
 
 
 class Embeddings(nnx.Module):
-    """Token + segment (+ absolute position) embeddings, LayerNorm, dropout."""
+    """Token (+ segment) (+ absolute position) embeddings, LayerNorm, dropout."""
 
-    def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
-        def table(rows: int) -> nnx.Embed:
-            init = nnx.initializers.normal(config.initializer_range)
-            dtype = jnp.dtype(config.dtype)
-            return nnx.Embed(rows, config.hidden_size, embedding_init=init, dtype=dtype, rngs=rngs)
-
-        self.config = config
-        self.token = table(config.vocab_size)
-        self.token_type = table(config.type_vocab_size)
-        if config.position_encoding == "learned":
-            self.position = table(config.max_position_embeddings)
+    def __init__(self, config: RoFormerConfig, *, token_types: bool, rngs: nnx.Rngs):
+        self.dropout_rate = config.hidden_dropout_prob
+        self.token = table(config, config.vocab_size, config.hidden_size, rngs=rngs)
+        if token_types:
+            self.token_type = table(config, config.type_vocab_size, config.hidden_size, rngs=rngs)
+        self.position = encoding_of(config)(config, rngs=rngs)
         self.norm = layer_norm(config, rngs=rngs)
 
     def __call__(
         self,
         ids_BL: Int[Array, "batch length"],
-        token_type_ids_BL: Int[Array, "batch length"],
+        token_type_ids_BL: Int[Array, "batch length"] | None,
         positions_BL: Int[Array, "batch length"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "batch length width"]:
         """What enters the first block; `key` is for dropout."""
-        x_BLM = lookup(self.token, ids_BL) + lookup(self.token_type, token_type_ids_BL)
-        if self.config.position_encoding == "learned":
-            x_BLM += lookup(self.position, positions_BL)
-        if self.config.position_encoding == "sinusoidal":
-            x_BLM += sinusoidal(positions_BL, self.config.hidden_size).astype(x_BLM.dtype)
-        return dropout(gathered_call(self.norm, x_BLM), self.config.hidden_dropout_prob, key)
+        x_BLM = lookup(self.token.embedding[...], ids_BL).astype(self.token.dtype)
+        if token_type_ids_BL is not None:
+            x_BLM += lookup(self.token_type.embedding[...], token_type_ids_BL).astype(x_BLM.dtype)
+        added_BLM = self.position.added(positions_BL)
+        if added_BLM is not None:
+            x_BLM += added_BLM
+        return dropout(gathered_call(self.norm, x_BLM), self.dropout_rate, key)
 
 
-def gathered_call(module: nnx.Module, *args: Any) -> Array:
-    """Call a module with whole copies of its parameters."""
-    graphdef, params = nnx.split(module)
-    return nnx.merge(graphdef, gathered(params))(*args)
+class Block(nnx.Module):
+    """A post-norm transformer block: attention, add, norm, feed-forward, add, norm."""
+
+    def __init__(self, config: RoFormerConfig, *, causal: bool, rngs: nnx.Rngs):
+        self.dropout_rate = config.hidden_dropout_prob
+        self.attention = self_attention(config, causal=causal, rngs=rngs)
+        self.attention_norm = layer_norm(config, rngs=rngs)
+        self.up = linear(config, config.hidden_size, config.intermediate_size, rngs=rngs)
+        self.down = linear(config, config.intermediate_size, config.hidden_size, rngs=rngs)
+        self.output_norm = layer_norm(config, rngs=rngs)
+
+    def __call__(
+        self,
+        x_BLM: Float[Array, "batch length width"],
+        segment_ids_BL: Int[Array, "batch length"],
+        shared: Shared,
+        projection: Float[Array, "features head_dim"] | None,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "batch length width"]:
+        """The residual stream after the block; `key` is for dropout."""
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        mixed_BLM = self.attention(x_BLM, segment_ids_BL, shared, projection, keys[0])
+        return self.after_attention(x_BLM, mixed_BLM, keys[1], keys[2])
+
+    def extend(
+        self,
+        x_BTM: Float[Array, "batch tokens width"],
+        is_token_BT: Bool[Array, "batch tokens"],
+        shared: Shared,
+        projection: Float[Array, "features head_dim"] | None,
+        cache: PyTree,
+        layer: Int[Array, ""],
+    ) -> tuple[Float[Array, "batch tokens width"], PyTree]:
+        """The residual stream of new tokens after the block, number `layer`, and the cache of all with them."""
+        mixed_BTM, cache = self.attention.extend(x_BTM, is_token_BT, shared, projection, cache, layer)
+        return self.after_attention(x_BTM, mixed_BTM, None, None), cache
+
+    def after_attention(
+        self, x_BLM: Array, mixed_BLM: Array, mixed_key: PRNGKeyArray | None, fed_key: PRNGKeyArray | None
+    ) -> Array:
+        """The rest of the block; the keys are for dropout."""
+        x_BLM = self.attention_norm(x_BLM + dropout(mixed_BLM, self.dropout_rate, mixed_key))
+        fed_BLM = self.down(gelu(self.up(x_BLM)))
+        return self.output_norm(x_BLM + dropout(fed_BLM, self.dropout_rate, fed_key))
 
 
 class Encoder(nnx.Module):
-    """Contextual vectors of packed rows: attention stays inside a segment, and positions restart with each."""
+    """Contextual vectors of packed rows: attention stays inside a segment, and positions restart with each.
 
-    def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.embeddings = Embeddings(config, rngs=rngs)
-        make_block = nnx.vmap(lambda rngs: Block(config, rngs=rngs), in_axes=0, out_axes=0)
+    Causal, a token sees only those before it, and there are no token types (one text has no second sentence).
+    """
+
+    def __init__(self, config: RoFormerConfig, *, causal: bool = False, rngs: nnx.Rngs):
+        self.config, self.causal = config, causal
+        self.embeddings = Embeddings(config, token_types=not causal, rngs=rngs)
+        make_block = nnx.vmap(lambda rngs: Block(config, causal=causal, rngs=rngs), in_axes=0, out_axes=0)
         self.blocks = make_block(rngs.split(config.num_hidden_layers))
 
     def __call__(
@@ -87,30 +116,61 @@ class Encoder(nnx.Module):
         Args:
           ids_BL: token ids in [0, vocab_size).
           segment_ids_BL: which document of the row a token belongs to, from 1; 0 is padding.
-          token_type_ids_BL: which text of a pair, in [0, type_vocab_size); all 0 when None.
+          token_type_ids_BL: which text of a pair, in [0, type_vocab_size); all 0 when None. A causal one has none.
           key: dropout key; None evaluates without dropout.
 
         Returns:
           Hidden states in the compute dtype; those of padding carry no meaning.
         """
-        config = self.config
-        config.check_length(ids_BL.shape[1])
+        length = ids_BL.shape[1]
+        self.config.check_length(length)
         embedding_key, block_key = (None, None) if key is None else jax.random.split(key)
+        projection_key = None if key is None else jax.random.fold_in(key, PROJECTION_STREAM)
         positions_BL = packed_positions(segment_ids_BL)
-        types_BL = jnp.zeros_like(ids_BL) if token_type_ids_BL is None else token_type_ids_BL
-        x_BLM = self.embeddings(ids_BL, types_BL, positions_BL, embedding_key)
-        phases = None  # made once here, so that every block and head shares one table
-        if config.position_encoding == "rope":
-            phases = rotation(positions_BL, frequencies(config.head_size, config.rope_theta))
+        if token_type_ids_BL is None and not self.causal:
+            token_type_ids_BL = jnp.zeros_like(ids_BL)
+        x_BLM = self.embeddings(ids_BL, token_type_ids_BL, positions_BL, embedding_key)
+        # Made once here, so that every block and head shares it. Distances in a document are those in its row.
+        index_1L = jnp.arange(length, dtype=jnp.int32)[None]
+        shared = self.embeddings.position.shared(positions_BL, index_1L, length, causal=self.causal)
         graphdef, stacked_params = nnx.split(self.blocks)
 
         def run_block(x_BLM, inputs):
-            params, key = inputs
-            return nnx.merge(graphdef, gathered(params))(x_BLM, segment_ids_BL, phases, key), None
+            params, projection, key = inputs
+            return nnx.merge(graphdef, gathered(params))(x_BLM, segment_ids_BL, shared, projection, key), None
 
-        keys = None if block_key is None else jax.random.split(block_key, config.num_hidden_layers)
-        x_BLM, _ = jax.lax.scan(rematerialised(run_block, config.remat), x_BLM, (stacked_params, keys))
+        keys = None if block_key is None else jax.random.split(block_key, self.config.num_hidden_layers)
+        layers = stacked_params, projections(self.config, projection_key), keys
+        x_BLM, _ = jax.lax.scan(rematerialised(run_block, self.config.remat), x_BLM, layers)
         return x_BLM
+
+    def extend(
+        self, ids_BT: Int[Array, "batch tokens"], counts_B: Int[Array, "batch"], cache: Cache
+    ) -> tuple[Float[Array, "batch tokens width"], Cache]:
+        """Hidden states of new tokens that continue each row of the cache (a causal encoder's only), and the new cache.
+
+        Args:
+          ids_BT: token ids; what follows the first `counts_B` of a row is padding.
+          counts_B: new tokens of each row.
+          cache: the tokens before.
+        """
+        positions_BT = decode_positions(cache.lengths, ids_BT.shape[1])
+        is_token_BT = positions_BT < (cache.lengths + counts_B)[:, None]
+        positions_BT = jnp.where(is_token_BT, positions_BT, 0)  # padding is no reason to look beyond a table
+        x_BTM = self.embeddings(ids_BT, None, positions_BT, None)
+        shared = self.embeddings.position.shared(positions_BT, positions_BT, cache.slots, causal=True)
+        graphdef, stacked_params = nnx.split(self.blocks)
+
+        def run_block(carry, inputs):
+            x_BTM, layers = carry
+            layer, params, projection = inputs
+            block = nnx.merge(graphdef, gathered(params))
+            return block.extend(x_BTM, is_token_BT, shared, projection, layers, layer), None
+
+        # Carried, not scanned over: a scan would write the whole of it anew for every token.
+        inputs = jnp.arange(self.config.num_hidden_layers), stacked_params, cache.projection
+        (x_BTM, layers), _ = jax.lax.scan(run_block, (x_BTM, cache.layers), inputs)
+        return x_BTM, cache._replace(lengths=cache.lengths + counts_B, layers=layers)
 
 
 def rematerialised(block, remat: str):

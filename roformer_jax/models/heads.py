@@ -1,13 +1,14 @@
-"""The two models that are trained: masked language modelling, and classification or regression of packed examples."""
+"""The models that are trained: masked and causal language modelling, classification or regression."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from roformer_jax.attention import dropout
+from roformer_jax.models.cache import Cache, overflowing
 from roformer_jax.models.config import RoFormerConfig
-from roformer_jax.models.encoder import Encoder, gathered_call
-from roformer_jax.models.layers import gelu, layer_norm, linear
+from roformer_jax.models.encoder import Encoder
+from roformer_jax.models.layers import gathered_call, gelu, layer_norm, linear
 from roformer_jax.sharding import gathered
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 
@@ -30,8 +31,8 @@ def mean_tokens(
     return (sum_BEM / jnp.maximum(count_BE, 1.0)[:, :, None]).astype(x_BLM.dtype)
 
 
-class MaskedLMHead(nnx.Module):
-    """Dense, GELU, LayerNorm, then the transposed token embedding and a bias (BERT, as in RoFormer's code)."""
+class LanguageModelHead(nnx.Module):
+    """Dense, GELU, LayerNorm, then the transposed token embedding and a bias (BERT; the RoFormer-GPT has the same)."""
 
     def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
         self.dense = linear(config, config.hidden_size, config.hidden_size, rngs=rngs)
@@ -52,7 +53,7 @@ class RoFormerForMaskedLM(nnx.Module):
 
     def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
         self.encoder = Encoder(config, rngs=rngs)
-        self.head = MaskedLMHead(config, rngs=rngs)
+        self.head = LanguageModelHead(config, rngs=rngs)
 
     def __call__(
         self,
@@ -67,6 +68,36 @@ class RoFormerForMaskedLM(nnx.Module):
         x_BLM = self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=key)
         table_VM = gathered(self.encoder.embeddings.token.embedding[...])
         return gathered_call(self.head, take_tokens(x_BLM, masked_positions_BP), table_VM)
+
+
+class RoFormerForCausalLM(nnx.Module):
+    """Causal encoder and language-model head: the RoFormer-GPT, the next token from those before it."""
+
+    def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, causal=True, rngs=rngs)
+        self.head = LanguageModelHead(config, rngs=rngs)
+
+    def __call__(
+        self,
+        ids_BL: Int[Array, "batch length"],
+        segment_ids_BL: Int[Array, "batch length"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch length vocab"]:
+        """Float32 logits of the next token at every position; arguments as `Encoder`."""
+        return self.logits(self.encoder(ids_BL, segment_ids_BL, key=key))
+
+    def extend(
+        self, ids_BT: Int[Array, "batch tokens"], counts_B: Int[Array, "batch"], cache: Cache
+    ) -> tuple[Float[Array, "batch tokens vocab"], Cache]:
+        """Float32 logits after every new token, and the cache with them; see `build_decoder`."""
+        x_BTM, extended = self.encoder.extend(ids_BT, counts_B, cache)
+        full_B = overflowing(cache, counts_B)
+        return jnp.where(full_B[:, None, None], jnp.nan, self.logits(x_BTM)), extended
+
+    def logits(self, x_BLM: Float[Array, "batch length width"]) -> Float[Array, "batch length vocab"]:
+        """What the head makes of hidden states."""
+        return gathered_call(self.head, x_BLM, gathered(self.encoder.embeddings.token.embedding[...]))
 
 
 class ClassificationHead(nnx.Module):

@@ -16,7 +16,7 @@ from roformer_jax.data.tokenizer import Tokenizer
 from roformer_jax.data.vocabulary import digest
 from roformer_jax.models import Model, RoFormerConfig, build_classifier
 from roformer_jax.sharding import place_batch
-from roformer_jax.tasks.masked_lm import cross_entropy, describe
+from roformer_jax.tasks.corpus import cross_entropy, describe
 from roformer_jax.tasks.scores import SCORES
 from roformer_jax.tasks.task import Task
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree

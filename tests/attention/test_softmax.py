@@ -77,6 +77,34 @@ def test_a_bias_cannot_lift_the_mask():
     chex.assert_trees_all_close(attend(q, k, v, bias=huge, causal=True)[:, 0], v[:, 0], rtol=EPS)
 
 
+def test_queries_that_continue_a_cache_see_the_keys_up_to_their_own():
+    """The last queries of each row, at places of their own, get what they get in causal self-attention."""
+    q, k, v = queries_keys_values()
+    starts = np.arange(BATCH) % (LENGTH - 2)
+    positions = (starts[:, None] + np.arange(3)).astype(np.int32)
+    own = jnp.asarray(np.stack([row[at] for row, at in zip(np.asarray(q), positions, strict=True)]))
+    found = attend(own, k, v, causal=True, query_positions=jnp.asarray(positions))
+    expected = brute_force(q, k, v, causal=True)
+    expected = np.stack([row[at] for row, at in zip(expected, positions, strict=True)])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(q, k, v))
+
+
+@pytest.mark.parametrize("segment_ids", [None, SEGMENT_IDS], ids=["dense", "packed"])
+def test_relative_values_are_added_to_the_values_of_keys_at_their_distance(segment_ids):
+    """With a value of each distance all values differ from query to query: one query at a time, as a sum by hand."""
+    q, k, v = queries_keys_values(kv_heads=2)
+    table = normal(4, 5, HEAD_DIM)  # of the distances -2, .., 2
+    segments = None if segment_ids is None else jnp.asarray(segment_ids)
+    found = attend(q, k, v, relative_values=table, segment_ids=segments)
+    expected = np.zeros(q.shape)
+    for m in range(LENGTH):
+        distances = np.clip(np.arange(LENGTH) - m, -2, 2) + 2
+        moved = np.asarray(v, np.float64) + np.asarray(table, np.float64)[distances][None, :, None]
+        expected[:, m] = brute_force(q, k, moved, segment_ids=segment_ids)[:, m]
+    atol = tolerance(q, k, jnp.abs(v).max() + jnp.abs(table).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
 def test_packed_documents_attend_as_they_do_alone():
     q, k, v = queries_keys_values()
     segment_ids = jnp.asarray(SEGMENT_IDS)
@@ -191,6 +219,11 @@ def test_one_row_keeps_its_sharding(kv_heads):
         ({"kv_heads": 3}, {}, "4 query heads cannot share 3 key-value heads"),
         ({"key_length": 5}, {"causal": True}, "self-attention, but there are 7 queries and 5 keys"),
         ({"key_length": 5}, {"segment_ids": jnp.asarray(SEGMENT_IDS)}, "there are 7 queries and 5 keys"),
+        (
+            {},
+            {"segment_ids": jnp.asarray(SEGMENT_IDS), "query_positions": jnp.zeros((1, LENGTH), jnp.int32)},
+            "segment_ids are for self-attention, query_positions for queries that continue a text",
+        ),
         ({}, {"dropout_rate": 1.0}, "dropout_rate must be at least 0 and below 1, got 1.0"),
         ({}, {"dropout_rate": -0.1}, "dropout_rate must be at least 0 and below 1, got -0.1"),
     ],

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roformer_jax.data.tokenizer import ENCODE_CHUNK, SPECIAL_TOKENS, load_tokenizer, train_wordpiece
+from roformer_jax.data.tokenizer import (
+    ENCODE_CHUNK,
+    SPECIAL_TOKENS,
+    byte_tokenizer,
+    load_tokenizer,
+    train_wordpiece,
+)
 from roformer_jax.errors import InputError
 
 SENTENCES = ["low lower lowest", "new newer newest", "wide wider widest, and low!"]
@@ -222,3 +228,21 @@ def test_missing_and_unreadable_files_are_named(tmp_path):
     (tmp_path / "vocab.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(InputError, match="not UTF-8 at byte 3"):
         load_tokenizer(tmp_path)
+
+
+@settings(deadline=None, max_examples=30)
+@given(text=st.text(st.characters(codec="utf-8"), max_size=30))
+def test_bytes_are_the_utf8_of_the_text_and_come_back(text):
+    tokenizer = byte_tokenizer()
+    (ids,) = tokenizer.encode([text])
+    assert (ids - 5).tolist() == list(text.encode())
+    assert tokenizer.decode(ids) == text
+
+
+def test_the_byte_tokenizer_is_saved_and_loaded_without_loss(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.fingerprint == tokenizer.fingerprint and loaded.vocab_size == 261
+    assert loaded.is_continuation is None
+    assert loaded.encode(["[MASK] é"])[0].tolist() == [5 + byte for byte in "[MASK] é".encode()]

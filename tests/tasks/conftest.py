@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from roformer_jax.tasks.masked_lm import CorpusConfig, prepare_corpus
+from roformer_jax.tasks.corpus import CorpusConfig, prepare_corpus
 from tests.tasks.made_up import LENGTH, VOCAB, sentences
 
 

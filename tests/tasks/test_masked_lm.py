@@ -1,4 +1,3 @@
-import dataclasses
 from types import SimpleNamespace
 
 import chex
@@ -9,24 +8,15 @@ import optax
 import pytest
 
 from roformer_jax.data.masking import MaskingConfig, mask_row
-from roformer_jax.errors import InputError
 from roformer_jax.models import Model, build_masked_lm
-from roformer_jax.tasks.masked_lm import (
-    Corpus,
-    CorpusConfig,
-    fill_mask,
-    masked_lm_loss,
-    masked_lm_task,
-    prepare_corpus,
-    unigram_cross_entropy,
-)
+from roformer_jax.tasks.corpus import Corpus
+from roformer_jax.tasks.masked_lm import fill_mask, masked_lm_loss, masked_lm_task, unigram_cross_entropy
 from tests.models.parameters import random_params
 from tests.tasks.made_up import (
     ENCODINGS,
     HIDDEN,
     LAYERS,
     LENGTH,
-    VOCAB,
     WIDTH,
     mesh_of,
     model_config,
@@ -208,44 +198,3 @@ def test_fill_mask_ranks_tokens_by_probability():
     ids, probabilities = fill_mask(fake_model(logits), {}, batch, 2)
     np.testing.assert_array_equal(ids, [[[1, 2], [0, 2]]])
     np.testing.assert_allclose(probabilities, [[[0.6, 0.3], [0.5, 0.3]]], rtol=8 * EPS)
-
-
-def test_corpus_is_split_by_document_and_read_back_from_the_cache(corpus, corpus_config, cache_dir, monkeypatch):
-    def tokens(rows):
-        return [row["ids"][row["segment_ids"] == s] for row in map(rows.__getitem__, range(len(rows))) for s in (1, 2)]
-
-    train, heldout = ({ids.tobytes() for ids in tokens(rows) if ids.size} for rows in (corpus.train, corpus.heldout))
-    assert train and heldout and not train & heldout
-
-    def not_again(*_arguments, **_keywords):
-        raise AssertionError("made again")
-
-    monkeypatch.setattr("roformer_jax.tasks.masked_lm.pack_documents", not_again)
-    monkeypatch.setattr("roformer_jax.data.vocabulary.train_wordpiece", not_again)
-    again = prepare_corpus(corpus_config, vocab_size=VOCAB, cache_dir=cache_dir)
-    assert again.tokenizer.fingerprint == corpus.tokenizer.fingerprint
-    assert again.train.fingerprint == corpus.train.fingerprint
-    with pytest.raises(AssertionError, match="made again"):
-        prepare_corpus(dataclasses.replace(corpus_config, length=16), vocab_size=VOCAB, cache_dir=cache_dir)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"length": 7}, "data.length = 7: a row needs at least 8 tokens"),
-        ({"holdout": 0.0}, r"data.holdout = 0.0 must lie strictly between 0 and 1"),
-        ({"holdout": 1.0}, r"data.holdout = 1.0 must lie strictly between 0 and 1"),
-    ],
-)
-def test_impossible_corpora_are_refused_by_name(fields, message):
-    with pytest.raises(InputError, match=message):
-        CorpusConfig(**fields)
-
-
-def test_a_corpus_needs_a_path_and_two_documents(tmp_path):
-    with pytest.raises(InputError, match=r"data.path is not set: .* --data.path my/texts"):
-        prepare_corpus(CorpusConfig(), vocab_size=VOCAB, cache_dir=str(tmp_path))
-    (tmp_path / "only.txt").write_text("one document", encoding="utf-8")
-    with pytest.raises(InputError, match=r"1 distinct documents and data.holdout = 0.05 leave no (training|held-out)"):
-        prepare_corpus(CorpusConfig(path=str(tmp_path)), vocab_size=VOCAB, cache_dir=str(tmp_path / "cache"))
-    assert not (tmp_path / "cache").exists()

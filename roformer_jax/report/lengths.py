@@ -1,0 +1,47 @@
+"""The curve of loss against length."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from roformer_jax.lengths import Measured
+from roformer_jax.report.comparison import LINES
+from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, themed_figure
+
+WIDTH, HEIGHT = 6.4, 3.6  # inches
+DOTS_PER_INCH = 200
+
+
+def draw_lengths(folder: Path, points: Sequence[Measured], trained: int) -> list[Path]:
+    """Draws every curve, with the trained length as a dashed line, as loss-against-length.svg and .png in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"loss-against-length{suffix}" for suffix in (".svg", ".png")]
+    curves: dict[str, list[Measured]] = {}
+    for point in points:
+        if point.value is not None:
+            curves.setdefault(point.label, []).append(point)
+    lengths = sorted({point.length for point in points})
+    with themed_figure(WIDTH, HEIGHT) as figure:
+        axes, ends = figure.subplots(), []
+        for i, (label, curve) in enumerate(curves.items()):
+            colour, style = LINES[i % len(LINES)], ("-", "--", ":", "-.")[i // len(LINES) % 4]
+            values = [point.value for point in curve]
+            axes.plot([p.length for p in curve], values, style, marker="o", markersize=3.5, color=COLOURS[colour])
+            ends.append(EndLabel(values[-1], f"{label} {values[-1]:.3f}", colour))
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(lengths))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:,.0f}"))
+        axes.axvline(trained, color=COLOURS["muted"], linewidth=1.2, linestyle=(0, (5, 4)))
+        axes.set_title(
+            f"trained on rows of {trained:,} tokens (dashed)", loc="left", fontsize=10, color=COLOURS["muted"]
+        )
+        axes.set(xlabel="length of a row (tokens)", ylabel=points[0].metric.replace("_", " "))
+        label_ends(axes, ends)
+        for file in files:
+            draft = file.with_name(f".partial-{file.name}")
+            metadata = {"Date": None} if file.suffix == ".svg" else None
+            figure.savefig(draft, dpi=DOTS_PER_INCH, facecolor=COLOURS["page"], metadata=metadata)
+            draft.replace(file)
+    return files
