@@ -7,6 +7,7 @@ import pytest
 from roformer_jax.data.masking import MaskingConfig
 from roformer_jax.errors import InputError
 from roformer_jax.finetuning import Classification, Glue, TableConfig
+from roformer_jax.language_modelling import ByteLM, DocumentLM
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.run_folder import (
@@ -22,7 +23,7 @@ from roformer_jax.run_folder import (
     write_json,
 )
 from roformer_jax.sharding import MeshConfig
-from roformer_jax.tasks.corpus import CorpusConfig
+from roformer_jax.tasks.corpus import CorpusConfig, StreamConfig
 from roformer_jax.trained import KINDS
 from roformer_jax.training.loop import TrainingConfig
 from roformer_jax.training.optimizer import OptimizerConfig
@@ -42,6 +43,8 @@ DISTINCT = {  # no field that matters is left at its default
         data=CorpusConfig(path="texts/é", tokenizer="vocab.txt", lowercase=False, holdout=0.1),
         masking=MaskingConfig(probability=0.2, whole_word=True),
     ),
+    "DocumentLM": DocumentLM(**COMMON, data=CorpusConfig(path="texts", tokenizer="bytes", length=64)),
+    "ByteLM": ByteLM(**COMMON, data=StreamConfig(path="enwik8.gz", first_bytes=100, length=64, holdout=0.5)),
     "Classification": Classification(
         **COMMON,
         length=64,
