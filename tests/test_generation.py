@@ -76,7 +76,7 @@ def test_greedy_continuation_is_that_of_the_model_without_a_cache(attention):
     )  # fmt: skip
     written = list(written)
     ids = jnp.array([prompt + written])
-    logits = np.array(model.apply(params, ids, jnp.ones_like(ids)))[0]
+    logits = np.array(jax.jit(model.apply)(params, ids, jnp.ones_like(ids)))[0]
     logits[:, [0, 2]] = -np.inf
     assert written == logits[len(prompt) - 1 : -1].argmax(axis=-1).tolist()
     shortened = continue_ids(
