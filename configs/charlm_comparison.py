@@ -19,7 +19,7 @@ TITLE = "Bytes of Wikipedia with linear attention, with RoPE and without (the pa
 def get_config() -> Comparison:
     """Rotary positions against none, seeds 0, 1, 2."""
     return Comparison(
-        experiment=dataclasses.replace(load_config(Path(__file__).with_name("charlm_small.py")), run_dir=RUNS),
+        base=dataclasses.replace(load_config(Path(__file__).with_name("charlm_small.py")), run_dir=RUNS),
         name="charlm",
         title=TITLE,
         command="python train.py configs/charlm_comparison.py",

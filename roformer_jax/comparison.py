@@ -23,7 +23,7 @@ Rows = Sequence[Mapping[str, object]]
 class Comparison:
     """Runs of one experiment, its position encoding and seed varied, and a section of a page of results on them."""
 
-    experiment: Experiment
+    base: Experiment
     """What is run; each run has a folder of its own in its run_dir, and one that is complete is not run again."""
     name: str
     """Of the section and of its figure's file."""
@@ -64,9 +64,9 @@ class Comparison:
 
     def varied(self, encoding: str, seed: int) -> Experiment:
         """The experiment with one position encoding and seed; nothing else differs."""
-        model = dataclasses.replace(self.experiment.model, position_encoding=encoding)
-        folder = f"{self.experiment.run_dir}/{encoding}-{seed}"
-        return dataclasses.replace(self.experiment, model=model, seed=seed, run_dir=folder)
+        model = dataclasses.replace(self.base.model, position_encoding=encoding)
+        folder = f"{self.base.run_dir}/{encoding}-{seed}"
+        return dataclasses.replace(self.base, model=model, seed=seed, run_dir=folder)
 
 
 def section(comparison: Comparison, metrics: Mapping[tuple[str, int], Rows], figure: Path) -> list[str]:
@@ -75,7 +75,7 @@ def section(comparison: Comparison, metrics: Mapping[tuple[str, int], Rows], fig
     last = {key: [row for row in rows if row["kind"] == "eval"][-1] for key, rows in metrics.items()}
     values = {e: [float(last[e, s][comparison.metric]) for s in comparison.seeds] for e in comparison.encodings}
     seconds = sum(float(row["seconds"]) for rows in metrics.values() for row in rows if row["kind"] == "train")
-    training, model = comparison.experiment.training, comparison.experiment.model
+    training, model = comparison.base.training, comparison.base.model
     first = comparison.encodings[0]
     table = [
         f"| positions | {label}, mean ± standard deviation | of seeds {', '.join(map(str, comparison.seeds))} |",
@@ -97,7 +97,7 @@ def section(comparison: Comparison, metrics: Mapping[tuple[str, int], Rows], fig
         "",
         f"Made by `{comparison.command}` on {time.strftime('%Y-%m-%d')} (roformer_jax {__version__}): "
         f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.attention} attention, "
-        f"{training.steps:,} updates of {training.batch_size} rows x {comparison.experiment.data.length} tokens; "
+        f"{training.steps:,} updates of {training.batch_size} rows x {comparison.base.data.length} tokens; "
         f"{seconds / 60:.0f} minutes of training for all {len(metrics)} runs.",
     ]
 

@@ -13,7 +13,7 @@ from roformer_jax.training.loop import TrainingConfig
 
 MODEL = RoFormerConfig(vocab_size=261, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
 COMPARISON = Comparison(
-    experiment=ByteLM(run_dir="runs/all", model=MODEL, training=TrainingConfig(batch_size=4, steps=20)),
+    base=ByteLM(run_dir="runs/all", model=MODEL, training=TrainingConfig(batch_size=4, steps=20)),
     name="letters",
     title="Letters",
     command="python train.py letters.py",
@@ -40,7 +40,7 @@ def test_runs_differ_in_position_encoding_seed_and_folder_alone():
     back = dataclasses.replace(
         varied, seed=0, run_dir="runs/all", model=dataclasses.replace(varied.model, position_encoding="rope")
     )
-    assert back == COMPARISON.experiment
+    assert back == COMPARISON.base
     assert (varied.model.position_encoding, varied.seed, varied.run_dir) == ("none", 5, "runs/all/none-5")
 
 

@@ -111,7 +111,7 @@ def test_a_comparison_runs_every_encoding_once_and_writes_its_page(tmp_path, boo
     )
     arguments = [
         "train", str(config), "--seeds", "3", "--results", str(tmp_path / "results.md"),
-        *(f"--experiment.{flag.removeprefix('--')}" if flag.startswith("--") else flag for flag in [
+        *(f"--base.{flag.removeprefix('--')}" if flag.startswith("--") else flag for flag in [
             "--data.path", str(book), "--data.length", "64", "--data.holdout", "0.1",
             "--run-dir", str(tmp_path / "runs"), "--cache-dir", str(cache), *BYTES_MODEL, *BRIEF,
             "--training.steps", "4",
