@@ -43,19 +43,20 @@ def visible_sums(
 
 def _split(x_BL: Array, chunk: int) -> Array:
     """[B, L, H, F] -> [N, B, H, c, F] and [B, L] -> [N, B, c], filled up with zeros to N whole chunks."""
-    x_LB = jnp.swapaxes(x_BL, 0, 1)
-    x_LB = jnp.pad(x_LB, [(0, -x_LB.shape[0] % chunk)] + [(0, 0)] * (x_LB.ndim - 1))
-    # One chunk by name: a reshape that adds an axis of size 1 loses the sharding of a batch of one row.
-    x_NLB = x_LB[None] if x_LB.shape[0] == chunk else x_LB.reshape(-1, chunk, *x_LB.shape[1:])
-    return jnp.moveaxis(x_NLB, 1, -1 if x_NLB.ndim == 3 else -2)
+    x_BL = jnp.pad(x_BL, [(0, 0), (0, -x_BL.shape[1] % chunk)] + [(0, 0)] * (x_BL.ndim - 2))
+    # Reshaped with the batch in front, and one chunk by name: otherwise a batch of one row may lose its sharding.
+    one = x_BL.shape[1] == chunk
+    x_BNL = x_BL[:, None] if one else x_BL.reshape(x_BL.shape[0], -1, chunk, *x_BL.shape[2:])
+    x_NBL = jnp.swapaxes(x_BNL, 0, 1)
+    return x_NBL if x_NBL.ndim == 3 else jnp.swapaxes(x_NBL, 2, 3)
 
 
 def _join(x_NBHLD: Array, length: int) -> Array:
     """[N, B, H, c, D] -> [B, L, H, D], without what `_split` filled up."""
-    x_NLBHD = jnp.moveaxis(x_NBHLD, -2, 1)
-    one = x_NLBHD.shape[0] == 1
-    x_LBHD = jnp.squeeze(x_NLBHD, 0) if one else x_NLBHD.reshape(-1, *x_NLBHD.shape[2:])
-    return jnp.swapaxes(x_LBHD[:length], 0, 1)
+    x_BNLHD = jnp.swapaxes(jnp.swapaxes(x_NBHLD, 2, 3), 0, 1)
+    batch, chunks, _, *heads = x_BNLHD.shape
+    x_BLHD = jnp.squeeze(x_BNLHD, 1) if chunks == 1 else x_BNLHD.reshape(batch, -1, *heads)
+    return x_BLHD[:, :length]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
