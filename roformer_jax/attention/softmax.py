@@ -1,14 +1,16 @@
-"""Softmax attention (equation 2) over dense or packed rows."""
+"""Softmax attention (equation 2) over dense or packed rows, by the implementation that suits the work."""
 
-import math
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 
-from roformer_jax.attention.biases import shaw_values
-from roformer_jax.attention.dropout import dropout
-from roformer_jax.attention.masks import MASK_VALUE, attention_mask
+from roformer_jax.attention import kernels
+from roformer_jax.attention.blockwise import blockwise_attention
+from roformer_jax.attention.dense import dense_attention
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
+
+IMPLEMENTATIONS = ("dense", "blockwise", "splash", "cudnn")
+LONG = 512  # tokens: from here on blocks are no slower than the whole matrix, forward and backward, on a CPU
 
 
 def dot_product_attention(
@@ -23,6 +25,7 @@ def dot_product_attention(
     relative_values: Float[Array, "distances head_dim"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: PRNGKeyArray | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """Returns `softmax(q k^T / sqrt(D) + bias) v`, every query against the keys it may see (equation 2).
 
@@ -42,32 +45,68 @@ def dot_product_attention(
             at that distance (`shaw_values`).
         dropout_rate: fraction of probabilities set to zero, the rest scaled up; in [0, 1).
         dropout_key: randomness of the dropout; without a key nothing is dropped.
+        implementation: "dense" makes the matrix of probabilities and does all of the above. "blockwise" does
+            self-attention without bias and relative values, in memory linear in the length; so do, without dropout,
+            "splash", a kernel for TPUs (elsewhere interpreted), and, for rows that are not packed, "cudnn", a kernel
+            for NVIDIA GPUs. None: for rows of LONG tokens or more the kernel of the platform compiled for, on one
+            device or in an explicit mesh, or else "blockwise"; "dense" for shorter rows and what these cannot do. All
+            but "dense" can be differentiated once, in reverse mode.
 
     Raises:
-        ValueError: if K does not divide H, a mask is asked for with L != S, segments with query positions, or the rate
-            is out of range.
+        ValueError: if K does not divide H, a mask is asked for with L != S, segments with query positions, the rate
+            is out of range, or the implementation cannot do what is asked.
     """
     if segment_ids is not None and query_positions is not None:
         raise ValueError("segment_ids are for self-attention, query_positions for queries that continue a text")
     _check(q_BLHD.shape, k_BSKD.shape, segment_ids is not None or (causal and query_positions is None), dropout_rate)
-    K = k_BSKD.shape[2]
-    # Heads first, before the product: XLA on CPU is three times slower when it moves the axes inside the matmuls.
-    q_BHLD, k_BKSD, v_BKSD = (jnp.swapaxes(array, 1, 2) for array in (q_BLHD, k_BSKD, v_BSKD))
-    q_BKGLD = _group_heads(q_BHLD, K)
-    logits_BKGLS = jnp.einsum("BKGLD,BKSD->BKGLS", q_BKGLD, k_BKSD, preferred_element_type=jnp.float32)
-    logits_BHLS = _merge_groups(logits_BKGLS) / math.sqrt(q_BLHD.shape[3])
-    mask = _mask(q_BLHD.shape[1], k_BSKD.shape[1], segment_ids, causal, query_positions)
-    probs_BHLS = dropout(_probabilities(logits_BHLS, bias, mask), dropout_rate, dropout_key)
-    probs_BKGLS = _group_heads(probs_BHLS.astype(v_BSKD.dtype), K)
-    out_BKGLD = jnp.einsum("BKGLS,BKSD->BKGLD", probs_BKGLS, v_BKSD, preferred_element_type=jnp.float32)
-    out_BHLD = _merge_groups(out_BKGLD)
-    if relative_values is not None:
-        m = jnp.arange(q_BLHD.shape[1], dtype=jnp.int32)[None] if query_positions is None else query_positions
-        out_BHLD += shaw_values(probs_BHLS, relative_values, m)
-    out_BLHD = jnp.swapaxes(out_BHLD, 1, 2).astype(q_BLHD.dtype)
-    if segment_ids is None:
-        return out_BLHD
-    return jnp.where(segment_ids[:, :, None, None] != 0, out_BLHD, 0)  # the softmax of a fully masked row is uniform
+    arrays = q_BLHD, k_BSKD, v_BSKD
+    dropping = dropout_key is not None and dropout_rate > 0
+    extras = {"query_positions": query_positions, "bias": bias, "relative_values": relative_values}
+    chosen = _chosen(implementation, arrays, extras, dropping=dropping, packed=segment_ids is not None)
+    shared = {"causal": causal, "dropout_rate": dropout_rate, "dropout_key": dropout_key, "segment_ids": segment_ids}
+    if chosen == {"default": "dense"}:
+        return dense_attention(*arrays, **extras, **shared)
+    forms = {
+        "blockwise": partial(blockwise_attention, **shared),
+        "splash": partial(kernels.splash_attention, causal=causal, segment_ids=segment_ids),
+        "cudnn": partial(kernels.cudnn_attention, causal=causal),
+    }
+    branches = {platform: forms[name] for platform, name in chosen.items()}
+    return branches["default"](*arrays) if len(branches) == 1 else jax.lax.platform_dependent(*arrays, **branches)
+
+
+def _chosen(
+    implementation: str | None, arrays: tuple[Array, ...], extras: dict[str, Array | None], *, dropping: bool, packed
+) -> dict[str, str]:
+    """Platform -> implementation, with one named "default"."""
+    obstacles = partial(_obstacle, arrays=arrays, extras=extras, dropping=dropping, packed=packed)
+    if implementation is not None:
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
+        if obstacle := obstacles(implementation):
+            raise ValueError(f"implementation={implementation!r} {obstacle}; 'dense' can do all, None finds one")
+        return {"default": implementation}
+    if arrays[0].shape[1] < LONG or obstacles("blockwise"):
+        return {"default": "dense"}
+    kernel_of = {"tpu": "splash", "cuda": "cudnn"} if kernels.shares_are_known() else {}
+    return {platform: name for platform, name in kernel_of.items() if not obstacles(name)} | {"default": "blockwise"}
+
+
+def _obstacle(name: str, arrays, extras: dict[str, Array | None], *, dropping: bool, packed: bool) -> str | None:
+    """Says what of this work an implementation cannot do, if anything."""
+    if name == "dense":
+        return None
+    q, k, _ = arrays
+    if asked := [argument for argument, value in extras.items() if value is not None]:
+        return f"cannot take {' and '.join(asked)}"
+    if q.shape[1] != k.shape[1]:
+        return f"is for self-attention, but there are {q.shape[1]} queries and {k.shape[1]} keys"
+    match name:
+        case "splash":
+            return kernels.splash_obstacle(q, k, dropping=dropping)
+        case "cudnn":
+            return kernels.cudnn_obstacle(q, k, dropping=dropping, packed=packed)
+    return None
 
 
 def _check(q_shape: tuple[int, ...], k_shape: tuple[int, ...], masked: bool, dropout_rate: float) -> None:
@@ -79,43 +118,3 @@ def _check(q_shape: tuple[int, ...], k_shape: tuple[int, ...], masked: bool, dro
         raise ValueError(f"causal and segment_ids are for self-attention, but there are {L} queries and {S} keys")
     if not 0.0 <= dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate}")
-
-
-def _group_heads(x_BHLD: Array, kv_heads: int) -> Array:
-    """[B, H, L, D] -> [B, K, G, L, D]: each key-value head with its G query heads.
-
-    An axis of size 1 is added by name: a reshape that adds one loses the sharding of a batch of one row.
-    """
-    B, H, L, D = x_BHLD.shape
-    if kv_heads in (1, H):
-        return jnp.expand_dims(x_BHLD, 1 if kv_heads == 1 else 2)
-    return x_BHLD.reshape(B, kv_heads, H // kv_heads, L, D)
-
-
-def _merge_groups(x_BKGLD: Array) -> Array:
-    """[B, K, G, L, D] -> [B, H, L, D], the inverse of `_group_heads`."""
-    B, K, G, L, D = x_BKGLD.shape
-    if 1 in (K, G):
-        return jnp.squeeze(x_BKGLD, 1 if K == 1 else 2)
-    return x_BKGLD.reshape(B, K * G, L, D)
-
-
-def _mask(
-    length: int, key_length: int, segment_ids: Array | None, causal: bool, query_positions: Array | None
-) -> Array | None:
-    """Booleans [#B, 1, L, S], True where a query may see a key; None where all see all."""
-    if query_positions is not None and causal:
-        keys_S = jnp.arange(key_length, dtype=query_positions.dtype)
-        return keys_S[None, None, None, :] <= query_positions[:, None, :, None]
-    if causal or segment_ids is not None:
-        return attention_mask(length, segment_ids=segment_ids, causal=causal)
-    return None
-
-
-def _probabilities(logits_BHLS: Array, bias: Array | None, mask: Array | None) -> Array:
-    """Adds the bias, hides the masked keys and normalises, in float32."""
-    if bias is not None:
-        logits_BHLS += bias.astype(jnp.float32)
-    if mask is not None:
-        logits_BHLS = jnp.where(mask, logits_BHLS, MASK_VALUE)
-    return jax.nn.softmax(logits_BHLS, axis=-1)
