@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input (one message, noth
 with the state saved: run the same command again to go on.
 """
 
+import argparse
 import difflib
 import importlib.util
 import itertools
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from roformer_jax.errors import InputError
 
@@ -20,14 +21,17 @@ BAD_INPUT, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again
 USAGE = """usage: python -m roformer_jax COMMAND ...
 
   train CONFIG [--field.name value ...]   run the experiment of a config file; run again to continue
+  plan CONFIG --topology v5e:4x4 [...]    memory, step time and cost of a run on chips that need not be there
   evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
   predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
   generate RUN --prompt TEXT              a causal language model's continuation of a text, written as it comes
   length RUN ... --lengths 512 1024       the held-out loss of language models at other lengths: a table and a curve
   rope [--scaling yarn --factor 8 ...]    frequencies of RoPE and of its scalings: a table, and figures with --output
 
-`train CONFIG --help` lists the fields of an experiment, the others answer --help too. `python train.py CONFIG ...` is
-`train`. The configs that come with the project lie in configs/."""
+On several processes `train` takes --distributed (TPU pods, Slurm) or --coordinator HOST:PORT --processes N
+--process-id I, the same command on each but for the last number.
+`train CONFIG --help` lists the fields of an experiment, which `plan` takes too; the others answer --help as well.
+`python train.py CONFIG ...` is `train`. The configs that come with the project lie in configs/."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     commands = {
         "train": train,
+        "plan": plan,
         "evaluate": evaluate,
         "predict": predict,
         "generate": generate,
@@ -77,7 +82,42 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise InputError("name a config file first, e.g. `train.py configs/quickstart.py`; it answers --help")
     config = load_config(Path(arguments[0]))
-    parse(type(config), arguments[1:], prog=f"python train.py {arguments[0]}", default=config).run()
+    from roformer_jax.distributed import read_flags
+
+    processes, overrides = read_flags(arguments[1:])
+    experiment = parse(type(config), overrides, prog=f"python train.py {arguments[0]}", default=config)
+    processes.connect()
+    experiment.run()
+
+
+def plan(arguments: list[str]) -> None:
+    """Compile a config's update for a slice that need not be there, and say what it needs and takes."""
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(
+            "name a config file first, e.g. `plan configs/pretrain_base.py --topology v5e:2x4`; it answers --help"
+        )
+    import tyro
+
+    from roformer_jax.planning.environment import prepare_compilers
+
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--topology", default="")
+    prepare_compilers(gpu="100" in early.parse_known_args(arguments)[0].topology)
+
+    config = load_config(Path(arguments[0]))
+    from roformer_jax.planning.command import PlanOptions, run_plan
+
+    kind = type(config)
+
+    @dataclass(frozen=True)
+    class Plan:
+        """What a run needs and takes on a slice; the flags below `topology` are those of `train`."""
+
+        options: Annotated[tyro.conf.FlagCreatePairsOff[PlanOptions], tyro.conf.arg(name="")]
+        experiment: Annotated[tyro.conf.FlagConversionOff[kind], tyro.conf.arg(name="")] = config
+
+    found = tyro.cli(Plan, args=arguments[1:], prog=f"python -m roformer_jax plan {arguments[0]}")
+    run_plan(found.experiment, found.options)
 
 
 def load_config(path: Path) -> Any:

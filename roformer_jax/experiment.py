@@ -10,29 +10,37 @@ from jax.sharding import Mesh
 from optax import GradientTransformation
 
 from roformer_jax import __version__
+from roformer_jax.distributed import on_first_process
 from roformer_jax.errors import InputError
+from roformer_jax.hardware import chip_of
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.run_folder import (
     CHECKPOINTS,
+    PROFILE,
     RESULTS,
     as_json,
     check_folder,
     open_folder,
     write_json,
 )
-from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings, place_batch
-from roformer_jax.tasks.task import Task
+from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings, place_batch, share_of_rows
+from roformer_jax.tasks.task import Problem, Task
 from roformer_jax.training.checkpoint import Checkpoints
+from roformer_jax.training.compile_ahead import compiled_ahead
+from roformer_jax.training.compile_cache import compile_cache
 from roformer_jax.training.loop import Reporter, TrainingConfig, fit
 from roformer_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from roformer_jax.training.profile import profiled
 from roformer_jax.training.progress import Progress
 from roformer_jax.training.signals import StopSignal
 from roformer_jax.training.state import TrainState, abstract, create_state
 from roformer_jax.training.step import make_train_step
+from roformer_jax.training.throughput import Loaded, Throughput, count_tokens
 from roformer_jax.training.writer import MetricsWriter, read_metrics
 from roformer_jax.typing import PyTree
 from roformer_jax.warm_start import architecture_of, start_from
 
+COMPILED = "compiled"  # folder of the cache for compiled programs
 INITIALISATION, TRAINING = 0, 1  # what a run's seed is folded with, for each use of it
 
 
@@ -51,13 +59,17 @@ class Experiment:
     seed: int = 0
     """Seed of the initialisation, the order of the data, the masks and dropout."""
     cache_dir: str = "cache"
-    """Folder of tokenised, packed data: made once, and anew when anything that shapes it changes."""
+    """Folder of tokenised, packed data, made anew when anything that shapes it changes, and of compiled programs."""
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed = {self.seed} must lie in [0, 2^32)")
         if self.training.steps is not None:
             make_schedule(self.optimizer, self.training.steps)  # refuses a warm-up longer than the run
+
+    def problem(self) -> Problem:
+        """What an update computes, as far as this config says it: nothing is read."""
+        raise NotImplementedError
 
     def prepare(self, mesh: Mesh) -> Task:
         """Read and check all input and make the task; nothing is written but the cache."""
@@ -70,7 +82,7 @@ class Experiment:
         return dataclasses.replace(self, model=architecture_of(Path(self.init_from), self.model))
 
     def run(self) -> dict[str, float]:
-        """Train, or continue where the run stands; return the metrics of the last evaluation.
+        """Train, or continue where the run stands; return the metrics of the last evaluation, on the first process.
 
         Raises:
           InputError: bad input of any kind, before anything is compiled or written.
@@ -81,13 +93,13 @@ class Experiment:
         config = as_json(experiment)
         check_folder(folder, config)
         mesh = make_mesh(experiment.mesh)
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(mesh), compile_cache(Path(experiment.cache_dir) / COMPILED):
             task = experiment.prepare(mesh)
             steps = experiment.training.num_steps(task.steps_per_epoch)
             training = dataclasses.replace(experiment.training, steps=steps)
             optimizer = make_optimizer(experiment.optimizer, training.steps, jax.eval_shape(task.model.init, _key(0)))
             params = initial_params(experiment, task, mesh)
-            open_folder(folder, config, task.fingerprint, task.tokenizer)
+            on_first_process(lambda: open_folder(folder, config, task.fingerprint, task.tokenizer))
             with StopSignal() as stop, Checkpoints(folder / CHECKPOINTS, keep=training.keep) as checkpoints:
                 state = create_state(params, optimizer)
                 if checkpoints.latest_step() is not None:
@@ -95,7 +107,7 @@ class Experiment:
                 print_banner(experiment, task, training, mesh, state)
                 if int(state.step) < training.steps:
                     train(experiment, task, training, mesh, state, optimizer, checkpoints, stop)
-        return finish(folder)
+        return finish(folder) if jax.process_index() == 0 else {}
 
 
 def _key(seed: int) -> jax.Array:
@@ -106,7 +118,7 @@ def initial_params(experiment: Experiment, task: Task, mesh: Mesh) -> PyTree:
     """Random parameters, born sharded; those of `init_from` in their place where it has them."""
     shapes = jax.eval_shape(task.model.init, _key(0))
     key = jax.random.fold_in(_key(experiment.seed), INITIALISATION)
-    shardings = parameter_shardings(mesh, shapes)
+    shardings = parameter_shardings(mesh, shapes, task.model.axes)
     params = jax.jit(task.model.init, out_shardings=shardings)(key)
     if experiment.init_from is None:
         return params
@@ -129,24 +141,37 @@ def train(
     start = int(state.step)
     key = jax.random.fold_in(_key(experiment.seed), TRAINING)
     schedule = make_schedule(experiment.optimizer, training.steps)
+    train_step = make_train_step(task.loss, optimizer, schedule, key)
 
-    def batches(start: int, stop: int) -> Iterator[PyTree]:
-        return (place_batch(batch, mesh) for batch in task.batches.iterate(start, stop))
+    _, shares = share_of_rows(mesh)
+
+    def batches(start: int, stop: int) -> Iterator[Loaded]:
+        for batch in task.batches.iterate(start, stop):
+            yield Loaded(place_batch(batch, mesh), *count_tokens(batch, shares))
 
     with (
         MetricsWriter(experiment.run_dir, start_step=start) as writer,
         Progress(training.steps, start=start) as progress,
+        compiled_ahead(train_step, state, place_batch(task.batches[start], mesh)) as train_step,
+        profiled(train_step, training.profile, Path(experiment.run_dir) / PROFILE, start=start) as train_step,
     ):
         fit(
             state,
             training,
-            train_step=make_train_step(task.loss, optimizer, schedule, key),
+            train_step=train_step,
             batches=batches,
             evaluate=task.evaluate,
             checkpoints=checkpoints,
-            reporter=Reporter(writer, progress, round(task.tokens_per_step)),
+            reporter=Reporter(writer, progress, throughput_of(experiment, task, mesh)),
             stop=stop,
         )
+
+
+def throughput_of(experiment: Experiment, task: Task, mesh: Mesh) -> Throughput:
+    """The model FLOPs of a token, and the devices and their peak."""
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+    peak = None if chip is None else chip.peak(experiment.model.dtype)
+    return Throughput(task.problem.flops / task.problem.places, mesh.size, peak)
 
 
 def finish(folder: Path) -> dict[str, float]:
@@ -160,6 +185,13 @@ def finish(folder: Path) -> dict[str, float]:
     for name, value in metrics.items():
         print(f"  {name:20s} {value:.4f}")
     return metrics
+
+
+def mfu_of(throughput: Throughput, device: jax.Device) -> str:
+    """What MFU is measured against, in words."""
+    if throughput.peak is None:
+        return f"not given: the peak rate of {device.device_kind} is not known here"
+    return f"model FLOPs / (seconds x devices x {throughput.peak / 1e12:.0f} TFLOP/s), padding not counted"
 
 
 def print_banner(experiment: Experiment, task: Task, training: TrainingConfig, mesh: Mesh, state: TrainState) -> None:
@@ -176,6 +208,7 @@ def print_banner(experiment: Experiment, task: Task, training: TrainingConfig, m
         "model": f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads, "
         f"{model.position_encoding} positions, {count:,} parameters",
         **task.summary,
+        "MFU": mfu_of(throughput_of(experiment, task, mesh), device),
         "tokens per step": f"{task.tokens_per_step:,.0f}",
         "updates": f"{training.steps:,} ({training.steps / task.steps_per_epoch:.1f} epochs)",
         "run": f"{experiment.run_dir}: {stand}",

@@ -12,8 +12,8 @@ from roformer_jax.data.sources import Table, deduplicate, read_table, split_by_c
 from roformer_jax.data.vocabulary import tokenizer_for
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
-from roformer_jax.tasks.classification import Splits, classification_task
-from roformer_jax.tasks.task import Task
+from roformer_jax.tasks.classification import Splits, classification_problem, classification_task
+from roformer_jax.tasks.task import Problem, Task
 
 GlueName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 
@@ -39,9 +39,29 @@ class FineTuning(Experiment):
         """The labelled examples, read and checked."""
         raise NotImplementedError
 
+    def classes(self) -> int:
+        """How many classes there are, as far as the config says; 0 for regression."""
+        raise NotImplementedError
+
+    def problem(self) -> Problem:
+        """Classification or regression at its largest: as if every example filled a row of its own.
+
+        How many rows the examples of a batch take is known when they are packed; they never take more.
+        """
+        training = self.training
+        return classification_problem(
+            self.model,
+            length=self.length,
+            classes=self.classes(),
+            rows=training.batch_size,
+            microbatches=training.microbatches,
+            examples=1,
+        )
+
     def prepare(self, mesh: Mesh) -> Task:
         """Tokenise and pack the examples, and make the classification task."""
         self.model.check_length(self.length)
+        self.model.check_mesh(mesh.shape, self.length)
         splits = self.splits()
         tokenizer = tokenizer_for(
             self.tokenizer or self.init_from,
@@ -99,6 +119,10 @@ class Classification(FineTuning):
 
     data: TableConfig = field(default_factory=TableConfig)
 
+    def classes(self) -> int:
+        """Two, where the table is not read; more change the head's last layer only."""
+        return 0 if self.data.regression else 2
+
     def splits(self) -> Splits:
         """Read the tables; the classes are the labels of the training table."""
         if not self.data.path:
@@ -151,6 +175,10 @@ class Glue(FineTuning):
     def resolved(self) -> "Experiment":
         """Each task has its own folder where `run_dir` says {task}."""
         return dataclasses.replace(super().resolved(), run_dir=self.run_dir.replace("{task}", self.task))
+
+    def classes(self) -> int:
+        """Those of the task."""
+        return len(GLUE[self.task].label_names)
 
     def splits(self) -> Splits:
         """Read the training set and every development set that is there."""

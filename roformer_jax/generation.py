@@ -15,7 +15,7 @@ from roformer_jax.errors import InputError
 from roformer_jax.language_modelling import DocumentLM, LanguageModelling
 from roformer_jax.models import Decoder, build_causal_lm, build_decoder
 from roformer_jax.run_folder import TOKENIZER
-from roformer_jax.sharding import make_mesh
+from roformer_jax.sharding import MeshConfig, make_mesh
 from roformer_jax.trained import load_experiment, load_params
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
@@ -130,7 +130,7 @@ class Writer:
             raise InputError(f"{run} is a {type(experiment).__name__} run; generate needs a causal language model")
         self.experiment = experiment
         self._tokenizer: Tokenizer = load_tokenizer(run / TOKENIZER)
-        self._mesh = make_mesh(experiment.mesh)
+        self._mesh = make_mesh(MeshConfig())
         self._decoder = build_decoder(experiment.model)
         with jax.set_mesh(self._mesh):
             self._params = load_params(run, build_causal_lm(experiment.model), self._mesh)

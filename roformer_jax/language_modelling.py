@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from jax.sharding import Mesh
 
 from roformer_jax.experiment import Experiment
-from roformer_jax.tasks.causal_lm import causal_lm_task
+from roformer_jax.tasks.causal_lm import causal_lm_problem, causal_lm_task
 from roformer_jax.tasks.corpus import Corpus, CorpusConfig, StreamConfig, prepare_corpus, prepare_stream
-from roformer_jax.tasks.task import Task
+from roformer_jax.tasks.task import Problem, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,20 @@ class LanguageModelling(Experiment):
         """Read and check the text, as rows."""
         raise NotImplementedError
 
+    def problem(self) -> Problem:
+        """Causal language modelling."""
+        training = self.training
+        return causal_lm_problem(
+            self.model,
+            length=self.data.length,
+            batch_size=training.batch_size,
+            microbatches=training.microbatches,
+        )
+
     def prepare(self, mesh: Mesh) -> Task:
         """Read the text and make the next-token task."""
         self.model.check_length(self.data.length)
+        self.model.check_mesh(mesh.shape, self.data.length)
         return causal_lm_task(
             self.corpus(),
             self.model,

@@ -11,7 +11,7 @@ from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
 from roformer_jax.language_modelling import LanguageModelling
 from roformer_jax.pretraining import Pretraining
-from roformer_jax.sharding import make_mesh
+from roformer_jax.sharding import MeshConfig, make_mesh
 from roformer_jax.trained import load_experiment, load_params, self_contained
 
 METRICS = ("bits_per_byte", "bits_per_token", "loss")  # the first that a run's evaluation has
@@ -83,7 +83,7 @@ def _measure(run: Path, experiment: Experiment, length: int, scaling: str) -> Me
         at_length.model.check_length(length)
     except InputError:
         return Measured(label, length, METRICS[-1], None)
-    mesh = make_mesh(experiment.mesh)
+    mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         task = at_length.prepare(mesh)
         metrics = task.evaluate(load_params(run, task.model, mesh))

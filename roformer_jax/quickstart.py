@@ -9,17 +9,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from roformer_jax.data.sources import deduplicate, read_texts, split_by_content
 from roformer_jax.data.tokenizer import Tokenizer, load_tokenizer
 from roformer_jax.finetuning import Classification
 from roformer_jax.models import build_masked_lm
 from roformer_jax.pretraining import Pretraining
-from roformer_jax.report import MaskedWord, QuickstartResults, write_report
+from roformer_jax.report.results import MaskedWord, QuickstartResults
 from roformer_jax.run_folder import RESULTS, TOKENIZER, read_json
-from roformer_jax.sharding import make_mesh
+from roformer_jax.sharding import MeshConfig, make_mesh
 from roformer_jax.tasks.classification import Splits, confusion_matrix
 from roformer_jax.tasks.corpus import CorpusConfig
 from roformer_jax.tasks.masked_lm import fill_mask
@@ -51,6 +49,8 @@ class Quickstart:
         announce("fine-tuning on the five classes")
         finetuning.run()
         announce("report")
+        from roformer_jax.report.quickstart import write_report  # not before: it loads matplotlib, which takes its time
+
         results = gather(rope, learned, finetuning)
         write_report(Path(self.report), results)
         truth = np.trace(results.confusion) / np.sum(results.confusion)
@@ -90,6 +90,9 @@ def gather(rope: Pretraining, learned: Pretraining, finetuning: Classification) 
 
 def tfidf_accuracy(splits: Splits) -> float:
     """Held-out accuracy of TF-IDF and logistic regression on the same examples: the baseline of bag-of-words models."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here: a run is to start without waiting for it
+    from sklearn.linear_model import LogisticRegression
+
     (heldout,) = splits.evaluation.values()
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     model = LogisticRegression(C=10.0, max_iter=1000)
@@ -109,7 +112,7 @@ def guess_masked_words(experiment: Pretraining) -> tuple[MaskedWord, ...]:
         sentence = [tokenizer.cls_id, *before, tokenizer.mask_id, *after, tokenizer.sep_id]
         ids[row, : len(sentence)], segment_ids[row, : len(sentence)] = sentence, 1
     at = np.array([[1 + len(before)] for before, _ in pieces], np.int32)
-    mesh = make_mesh(experiment.mesh)
+    mesh = make_mesh(MeshConfig())
     model = build_masked_lm(experiment.model)
     with jax.set_mesh(mesh):
         params = load_params(Path(experiment.run_dir), model, mesh)

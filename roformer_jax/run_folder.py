@@ -10,14 +10,16 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from roformer_jax.errors import InputError
 
-CONFIG, DATA, TOKENIZER, RESULTS, CHECKPOINTS = (
+CONFIG, DATA, TOKENIZER, RESULTS, CHECKPOINTS, PROFILE = (
     "config.json",
     "data.json",
     "tokenizer.json",
     "results.json",
     "checkpoints",
+    "profile",
 )
-TOPOLOGY = ("mesh", "cache_dir", "run_dir")  # may change between two starts of one run: they do not shape its result
+# May change between two starts of one run: they do not shape its result.
+TOPOLOGY = ("mesh", "cache_dir", "run_dir", "training.profile")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -86,7 +88,7 @@ def check_same(folder: Path, name: str, old: Mapping[str, Any], new: Mapping[str
     """Refuse to continue a run under another config or other data, naming the first differing field and both values."""
     old, new = flatten(old), flatten(new)
     for field in sorted(set(old) | set(new)):
-        if field.split(".")[0] not in TOPOLOGY and old.get(field) != new.get(field):
+        if not {field, field.split(".")[0]} & set(TOPOLOGY) and old.get(field) != new.get(field):
             raise InputError(
                 f"{folder} holds a run of another {name}: {field} was {old.get(field)!r}, now {new.get(field)!r}; "
                 "choose another --run-dir, or start it with the old value to continue it"

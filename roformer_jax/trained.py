@@ -18,7 +18,7 @@ from roformer_jax.language_modelling import ByteLM, DocumentLM
 from roformer_jax.models import Model, build_classifier
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.run_folder import CHECKPOINTS, CONFIG, DATA, TOKENIZER, from_json, read_json
-from roformer_jax.sharding import make_mesh, parameter_shardings
+from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings
 from roformer_jax.tasks.classification import Predictor, pack
 from roformer_jax.tasks.predictions import write_predictions, write_submission
 from roformer_jax.training.checkpoint import restore_params
@@ -50,7 +50,7 @@ def load_params(run: Path, model: Model, mesh: jax.sharding.Mesh) -> PyTree:
     saved = restore_params(run / CHECKPOINTS)
     if jax.tree.map(lambda leaf: leaf.shape, saved) != jax.tree.map(lambda leaf: leaf.shape, shapes):
         raise InputError(f"{run}: the checkpoint does not hold the model that {CONFIG} describes")
-    return jax.device_put(saved, parameter_shardings(mesh, shapes))
+    return jax.device_put(saved, parameter_shardings(mesh, shapes, model.axes))
 
 
 def self_contained(experiment: Experiment, run: Path) -> Experiment:
@@ -66,7 +66,7 @@ def self_contained(experiment: Experiment, run: Path) -> Experiment:
 def evaluate(run: Path) -> dict[str, float]:
     """The metrics of a run's newest checkpoint on its held-out data."""
     experiment = self_contained(load_experiment(run), run)
-    mesh = make_mesh(experiment.mesh)
+    mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         task = experiment.prepare(mesh)
         return task.evaluate(load_params(run, task.model, mesh))
@@ -89,7 +89,7 @@ class Classifier:
             raise InputError(f"{run / DATA} lacks label_names; the run is damaged")
         self.label_names = tuple(data["label_names"])
         self._tokenizer = load_tokenizer(run / TOKENIZER)
-        self._mesh = make_mesh(self.experiment.mesh)
+        self._mesh = make_mesh(MeshConfig())
         with jax.set_mesh(self._mesh):
             model = build_classifier(self.experiment.model, max(len(self.label_names), 1))
             self._params = load_params(run, model, self._mesh)

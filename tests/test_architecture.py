@@ -23,10 +23,13 @@ MAY_IMPORT = {  # room or top-level module -> what of the package it may import,
     "models": {"rope", "attention"},
     "data": set(),
     "training": set(),
-    "tasks": {"models", "data", "training"},
+    "distributed": set(),
+    "hardware": {"models"},
+    "flops": {"models"},
+    "tasks": {"models", "data", "training", "flops"},
     "run_folder": set(),
     "warm_start": {"models", "training", "run_folder"},
-    "experiment": {"models", "tasks", "training", "run_folder", "warm_start"},
+    "experiment": {"models", "tasks", "training", "distributed", "run_folder", "warm_start", "hardware"},
     "pretraining": {"data", "tasks", "experiment"},
     "finetuning": {"data", "tasks", "experiment"},
     "language_modelling": {"tasks", "experiment"},
@@ -34,6 +37,7 @@ MAY_IMPORT = {  # room or top-level module -> what of the package it may import,
         "data", "models", "tasks", "training", "run_folder",
         "experiment", "pretraining", "finetuning", "language_modelling",
     },
+    "planning": {"models", "tasks", "training", "experiment", "hardware"},
     "generation": {"data", "models", "run_folder", "language_modelling", "trained"},
     "lengths": {"experiment", "pretraining", "language_modelling", "trained"},
     "spectrum": {"rope"},
@@ -43,7 +47,7 @@ MAY_IMPORT = {  # room or top-level module -> what of the package it may import,
         "data", "models", "tasks", "training", "run_folder",
         "experiment", "pretraining", "finetuning", "trained", "report",
     },
-    "cli": {"training", "trained", "generation", "lengths", "spectrum", "report"},
+    "cli": {"distributed", "training", "trained", "generation", "lengths", "spectrum", "report", "planning"},
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip
@@ -147,7 +151,7 @@ def test_the_base_install_is_what_the_library_needs():
 
 
 def test_importing_the_library_loads_nothing_heavy_and_starts_no_backend():
-    heavy = sorted(set(CONFINED) | {"chex", "scipy.stats", "roformer_jax.models"})
+    heavy = sorted(set(CONFINED) | {"chex", "scipy.stats", "jax.experimental.pallas", "roformer_jax.models"})
     script = (
         "import sys, roformer_jax.rope, roformer_jax.attention\n"
         "from jax._src import xla_bridge\n"

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roformer_jax.errors import InputError
-from roformer_jax.report import MaskedWord, QuickstartResults, write_report
 from roformer_jax.report.figures import smooth, spread
 from roformer_jax.report.html import PALETTE, bar, element, heat_table, percent
-from roformer_jax.report.quickstart import render
-from roformer_jax.report.results import wilson_interval
+from roformer_jax.report.quickstart import render, write_report
+from roformer_jax.report.results import MaskedWord, QuickstartResults, wilson_interval
 
 HOSTILE = """<script>alert("1")</script> 'a' & <b"""
 

@@ -89,7 +89,7 @@ def test_loaded_parameters_lie_where_the_new_ones_lay(pretrained):
     run, saved = pretrained
     model, mesh = build_masked_lm(MODEL), make_mesh(MeshConfig(fsdp=4))
     with jax.set_mesh(mesh):
-        shardings = parameter_shardings(mesh, jax.eval_shape(model.init, jax.random.key(0)))
+        shardings = parameter_shardings(mesh, jax.eval_shape(model.init, jax.random.key(0)), model.axes)
         given = jax.device_put(fresh(model), shardings)
         params, _ = start_from(run, "Pretraining", given)
     chex.assert_trees_all_equal(jax.device_get(params), saved)

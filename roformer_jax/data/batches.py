@@ -1,4 +1,4 @@
-"""Rows -> batches: random access, endless, and a pure function of (seed, step), whatever the number of processes."""
+"""Rows -> batches: random access, endless, and a pure function of (seed, step), however it is shared out."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,8 +29,8 @@ class Batches:
     """An endless sequence of training batches; `batches[step]` needs nothing of the steps before it.
 
     Every epoch visits each row once, in an order of its own. A batch is a dict of arrays [microbatches, rows, ...],
-    where rows is this process' share: joining all processes' shares along axis 1 gives the batch of a single process,
-    with empty rows (all 0) at its end where the processes do not divide it.
+    where rows is the share that is made here: joining all shares along axis 1 gives the whole batch, with empty rows
+    (all 0) at its end where their number does not divide it.
     """
 
     def __init__(
@@ -41,8 +41,7 @@ class Batches:
         seed: int,
         shuffle: bool = True,
         transform: Transform | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        share: tuple[int, int] = (0, 1),
         microbatches: int = 1,
     ):
         """Describes the batches; nothing is read yet.
@@ -53,8 +52,7 @@ class Batches:
             seed: of the order and of `transform`; 0 or more.
             shuffle: visit the rows in random order instead of in sequence.
             transform: applied to each row with a generator that depends on seed and place in the stream only.
-            process_index: which share of the batch is made here.
-            process_count: how many shares there are.
+            share: which share of a batch is made here, from 0, and how many there are.
             microbatches: how many parts of equal size a step is computed in.
 
         Raises:
@@ -73,8 +71,9 @@ class Batches:
         self._seed = seed
         self._microbatch_size = batch_size // microbatches
         self._microbatches = microbatches
-        share = -(-self._microbatch_size // process_count)
-        self._share = range(process_index * share, (process_index + 1) * share)
+        index, shares = share
+        size = -(-self._microbatch_size // shares)
+        self._share = range(index * size, (index + 1) * size)
 
     def __getitem__(self, step: int) -> Row:
         """The batch of `step`, 0 or more."""

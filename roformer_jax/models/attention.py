@@ -17,6 +17,7 @@ from roformer_jax.models.config import RoFormerConfig
 from roformer_jax.models.layers import linear
 from roformer_jax.models.positions import Shared, encoding_of
 from roformer_jax.rope import rotate_qk
+from roformer_jax.sharding import laid_out, like
 from roformer_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 EVALUATION_PROJECTION = 0  # seed of the random features without a dropout key: the same in every evaluation
@@ -35,13 +36,18 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: RoFormerConfig, *, causal: bool, rngs: nnx.Rngs):
         heads = (config.num_attention_heads, config.head_size)
         self.config, self.causal = config, causal
-        self.query_key_value = linear(config, config.hidden_size, (3, *heads), rngs=rngs)
-        self.output = linear(config, heads, config.hidden_size, axis=(-2, -1), rngs=rngs)
+        inward, outward = ("embed", None, "heads", None), ("heads", None, "embed")
+        self.query_key_value = linear(config, config.hidden_size, (3, *heads), axes=inward, rngs=rngs)
+        self.output = linear(config, heads, config.hidden_size, axis=(-2, -1), axes=outward, rngs=rngs)
 
     def heads(self, x_BLM: Array) -> tuple[Array, Array, Array]:
-        """Queries, keys and values [B, L, H, D]."""
-        qkv = self.query_key_value(x_BLM)
+        """Queries, keys and values [B, L, H, D] of whole rows."""
+        qkv = laid_out(self.query_key_value(x_BLM), None, None, "heads_of_whole_rows", None)
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+    def joined(self, mixed_BLHD: Array, x_BLM: Array) -> Array:
+        """What the heads found, as the residual stream takes it."""
+        return self.output(laid_out(mixed_BLHD, "length", "heads", None), out_sharding=like(x_BLM))
 
 
 class SoftmaxAttention(SelfAttention):
@@ -66,7 +72,7 @@ class SoftmaxAttention(SelfAttention):
             dropout_rate=self.config.attention_probs_dropout_prob, dropout_key=key,
             **self.relative_terms(q_BLHD, shared, x_BLM.shape[1]),
         )  # fmt: skip
-        return self.output(mixed_BLHD)
+        return self.joined(mixed_BLHD, x_BLM)
 
     def extend(
         self,
@@ -119,7 +125,7 @@ class LinearAttention(SelfAttention):
             *self.heads(x_BLM), shared.rotation, segment_ids=segment_ids_BL, causal=self.causal,
             **self.weights(projection),
         )  # fmt: skip
-        return self.output(mixed_BLHD)
+        return self.joined(mixed_BLHD, x_BLM)
 
     def extend(
         self,

@@ -8,16 +8,18 @@ from flax import nnx
 from roformer_jax.models.cache import Cache, empty_cache
 from roformer_jax.models.config import RoFormerConfig
 from roformer_jax.models.heads import RoFormerForCausalLM, RoFormerForClassification, RoFormerForMaskedLM
-from roformer_jax.typing import Array, PRNGKeyArray
+from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 Params = dict[str, Any]
 
 
 class Model(NamedTuple):
-    """A model as two pure functions; both work under jit, with or without a mesh."""
+    """A model as two pure functions, which work under jit, with or without a mesh, and what sharding wants to know."""
 
     init: Callable[[PRNGKeyArray], Params]
     apply: Callable[..., Array]
+    axes: PyTree
+    """Names of the last axes of every parameter, for `sharding.RULES`; () where it has none."""
 
 
 class Decoder(NamedTuple):
@@ -29,7 +31,8 @@ class Decoder(NamedTuple):
 
 def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     """The pure functions of the module that `make` constructs."""
-    graphdef = graph_of(make)
+    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    axes = nnx.to_pure_dict(shapes, lambda variable: variable.get_metadata().get("axes", ()))
 
     def init(key: PRNGKeyArray) -> Params:
         return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key))))
@@ -37,7 +40,7 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     def apply(params: Params, *args: Any, **kwargs: Any) -> Array:
         return nnx.merge(graphdef, params)(*args, **kwargs)
 
-    return Model(init, apply)
+    return Model(init, apply, axes)
 
 
 def graph_of(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:

@@ -1,6 +1,7 @@
 """The model's hyper-parameters, under the names of Hugging Face's RoFormer configuration."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -177,6 +178,27 @@ class RoFormerConfig:
         """Channels that RoPE rotates: those of a head, or the features if they are rotated."""
         rotates_features = self.attention == "linear" and self.linear_rotation == "after"
         return self.num_features if rotates_features else self.head_size
+
+    def check_mesh(self, mesh: Mapping[str, int], length: int) -> None:
+        """Refuse a mesh whose axes, given as sizes by name, do not divide what they split.
+
+        Args:
+          mesh: devices along `fsdp`, `tensor` and `sequence`.
+          length: tokens of a row.
+
+        Raises:
+          InputError: the message names the field of the mesh, what it would split, and both sizes.
+        """
+        fsdp, tensor, sequence = (mesh[axis] for axis in ("fsdp", "tensor", "sequence"))
+        demands = (
+            ("mesh.fsdp", fsdp, "model.hidden_size", self.hidden_size),
+            ("mesh.tensor", tensor, "model.intermediate_size", self.intermediate_size),
+            ("mesh.tensor x mesh.sequence", tensor * sequence, "model.num_attention_heads", self.num_attention_heads),
+            ("mesh.tensor x mesh.sequence", tensor * sequence, "the tokens of a row", length),
+        )
+        for axis, devices, name, size in demands:
+            if size % devices:
+                raise InputError(f"{axis} = {devices} does not divide {name} = {size}; choose a divisor of it")
 
     def check_length(self, length: int) -> None:
         """Refuse rows longer than a learned position table; every other encoding takes any length."""

@@ -11,7 +11,7 @@ from roformer_jax.models.config import RoFormerConfig
 from roformer_jax.models.layers import gathered_call, gelu, layer_norm, linear, lookup, table
 from roformer_jax.models.positions import Shared, encoding_of
 from roformer_jax.rope import decode_positions, packed_positions
-from roformer_jax.sharding import gathered
+from roformer_jax.sharding import gathered, laid_out, like
 from roformer_jax.typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 PROJECTION_STREAM = 2  # what the dropout key is folded with for random features; 0 and 1 are those of its split
@@ -36,8 +36,10 @@ class Embeddings(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "batch length width"]:
         """What enters the first block; `key` is for dropout."""
+        ids_BL, positions_BL = laid_out(ids_BL, "length"), laid_out(positions_BL, "length")
         x_BLM = lookup(self.token.embedding[...], ids_BL).astype(self.token.dtype)
         if token_type_ids_BL is not None:
+            token_type_ids_BL = laid_out(token_type_ids_BL, "length")
             x_BLM += lookup(self.token_type.embedding[...], token_type_ids_BL).astype(x_BLM.dtype)
         added_BLM = self.position.added(positions_BL)
         if added_BLM is not None:
@@ -52,8 +54,8 @@ class Block(nnx.Module):
         self.dropout_rate = config.hidden_dropout_prob
         self.attention = self_attention(config, causal=causal, rngs=rngs)
         self.attention_norm = layer_norm(config, rngs=rngs)
-        self.up = linear(config, config.hidden_size, config.intermediate_size, rngs=rngs)
-        self.down = linear(config, config.intermediate_size, config.hidden_size, rngs=rngs)
+        self.up = linear(config, config.hidden_size, config.intermediate_size, axes=("embed", "mlp"), rngs=rngs)
+        self.down = linear(config, config.intermediate_size, config.hidden_size, axes=("mlp", "embed"), rngs=rngs)
         self.output_norm = layer_norm(config, rngs=rngs)
 
     def __call__(
@@ -87,7 +89,7 @@ class Block(nnx.Module):
     ) -> Array:
         """The rest of the block; the keys are for dropout."""
         x_BLM = self.attention_norm(x_BLM + dropout(mixed_BLM, self.dropout_rate, mixed_key))
-        fed_BLM = self.down(gelu(self.up(x_BLM)))
+        fed_BLM = self.down(gelu(self.up(x_BLM)), out_sharding=like(x_BLM))
         return self.output_norm(x_BLM + dropout(fed_BLM, self.dropout_rate, fed_key))
 
 

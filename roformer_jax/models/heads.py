@@ -9,14 +9,14 @@ from roformer_jax.models.cache import Cache, overflowing
 from roformer_jax.models.config import RoFormerConfig
 from roformer_jax.models.encoder import Encoder
 from roformer_jax.models.layers import gathered_call, gelu, layer_norm, linear
-from roformer_jax.sharding import gathered
+from roformer_jax.sharding import gathered, laid_out
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 
 
 def take_tokens(
     x_BLM: Float[Array, "batch length width"], at_BP: Int[Array, "batch positions"]
 ) -> Float[Array, "batch positions width"]:
-    """The vectors at the given positions of each row."""
+    """The vectors at the given positions of each row; `x_BLM` is whole along the row."""
     return jnp.take_along_axis(x_BLM, at_BP[:, :, None], axis=1)
 
 
@@ -35,7 +35,7 @@ class LanguageModelHead(nnx.Module):
     """Dense, GELU, LayerNorm, then the transposed token embedding and a bias (BERT; the RoFormer-GPT has the same)."""
 
     def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
-        self.dense = linear(config, config.hidden_size, config.hidden_size, rngs=rngs)
+        self.dense = linear(config, config.hidden_size, config.hidden_size, axes=("embed", None), rngs=rngs)
         self.norm = layer_norm(config, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
 
@@ -67,7 +67,8 @@ class RoFormerForMaskedLM(nnx.Module):
         """Float32 logits over the vocabulary at the masked positions of each row; other arguments as `Encoder`."""
         x_BLM = self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=key)
         table_VM = gathered(self.encoder.embeddings.token.embedding[...])
-        return gathered_call(self.head, take_tokens(x_BLM, masked_positions_BP), table_VM)
+        x_BPM = take_tokens(laid_out(x_BLM, None, None), masked_positions_BP)
+        return gathered_call(self.head, laid_out(x_BPM, "predictions", None), table_VM)
 
 
 class RoFormerForCausalLM(nnx.Module):
@@ -97,6 +98,7 @@ class RoFormerForCausalLM(nnx.Module):
 
     def logits(self, x_BLM: Float[Array, "batch length width"]) -> Float[Array, "batch length vocab"]:
         """What the head makes of hidden states."""
+        x_BLM = laid_out(x_BLM, "predictions", None)
         return gathered_call(self.head, x_BLM, gathered(self.encoder.embeddings.token.embedding[...]))
 
 
@@ -105,8 +107,8 @@ class ClassificationHead(nnx.Module):
 
     def __init__(self, config: RoFormerConfig, num_outputs: int, *, rngs: nnx.Rngs):
         self.dropout_rate = config.hidden_dropout_prob
-        self.dense = linear(config, config.hidden_size, config.hidden_size, rngs=rngs)
-        self.output = linear(config, config.hidden_size, num_outputs, rngs=rngs)
+        self.dense = linear(config, config.hidden_size, config.hidden_size, axes=("embed", None), rngs=rngs)
+        self.output = linear(config, config.hidden_size, num_outputs, axes=("embed", None), rngs=rngs)
 
     def __call__(
         self, x_BEM: Float[Array, "batch examples width"], key: PRNGKeyArray | None = None
@@ -136,7 +138,7 @@ class RoFormerForClassification(nnx.Module):
     ) -> Float[Array, "batch examples outputs"]:
         """Float32 outputs (class logits, or one score) per example; `starts_BE` holds each example's [CLS] position."""
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
-        x_BLM = self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=encoder_key)
+        x_BLM = laid_out(self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=encoder_key), None, None)
         if self.pooling == "mean":
             pooled_BEM = mean_tokens(x_BLM, segment_ids_BL, starts_BE.shape[1])
         else:

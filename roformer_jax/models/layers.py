@@ -11,11 +11,18 @@ from roformer_jax.sharding import gathered, like
 from roformer_jax.typing import Array, Float, Int
 
 
-def linear(config: RoFormerConfig, in_features, out_features, *, axis=-1, rngs: nnx.Rngs) -> nnx.LinearGeneral:
-    """A dense map over `axis`, normal(initializer_range) kernel, zero bias, computed in the config's dtype."""
+def linear(
+    config: RoFormerConfig, in_features, out_features, *, axis=-1, axes: tuple[str | None, ...], rngs: nnx.Rngs
+) -> nnx.LinearGeneral:
+    """A dense map over `axis`, normal(initializer_range) kernel, zero bias, computed in the config's dtype.
+
+    `axes` names the axes of the kernel for `sharding.RULES`; the bias has those of them that come out.
+    """
+    contracted = len(axis) if isinstance(axis, tuple) else 1
+    bias_axes = tuple(None if name == "embed" else name for name in axes[contracted:])
     return nnx.LinearGeneral(
         in_features, out_features, axis=axis, kernel_init=nnx.initializers.normal(config.initializer_range),
-        dtype=jnp.dtype(config.dtype), rngs=rngs,
+        dtype=jnp.dtype(config.dtype), rngs=rngs, kernel_metadata={"axes": axes}, bias_metadata={"axes": bias_axes},
     )  # fmt: skip
 
 
@@ -35,7 +42,10 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def table(config: RoFormerConfig, rows: int, width: int, *, rngs: nnx.Rngs) -> nnx.Embed:
     """An embedding with normal(initializer_range) rows."""
     init = nnx.initializers.normal(config.initializer_range)
-    return nnx.Embed(rows, width, embedding_init=init, dtype=jnp.dtype(config.dtype), rngs=rngs)
+    names = {"axes": (None, "embed") if width == config.hidden_size else ()}
+    return nnx.Embed(
+        rows, width, embedding_init=init, dtype=jnp.dtype(config.dtype), embedding_metadata=names, rngs=rngs
+    )
 
 
 def lookup(table_VM: Float[Array, "rows width"], ids: Int[Array, "*shape"]) -> Float[Array, "*shape width"]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -11,10 +10,11 @@ from jax.sharding import Mesh
 from roformer_jax.data.batches import Batches, eval_batches
 from roformer_jax.data.rows import RowStore
 from roformer_jax.data.tokenizer import FIRST_BYTE_ID
+from roformer_jax.flops import training_flops
 from roformer_jax.models import Model, RoFormerConfig, build_causal_lm
-from roformer_jax.sharding import place_batch
-from roformer_jax.tasks.corpus import Corpus, cross_entropy, describe, unigram_log_probability
-from roformer_jax.tasks.task import Task
+from roformer_jax.sharding import place_batch, share_of_rows
+from roformer_jax.tasks.corpus import Corpus, cross_entropy, describe, row_shapes, unigram_log_probability
+from roformer_jax.tasks.task import Problem, Task
 from roformer_jax.training.step import evaluate_means, make_eval_step
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
@@ -25,16 +25,16 @@ def causal_lm_task(
     corpus: Corpus, model_config: RoFormerConfig, *, mesh: Mesh, batch_size: int, microbatches: int, seed: int
 ) -> Task:
     """Next-token training on a corpus: `batch_size` rows a step."""
-    model = build_causal_lm(model_config)
+    problem = causal_lm_problem(model_config, length=corpus.length, batch_size=batch_size, microbatches=microbatches)
+    model = problem.model
     unigram = next_token_unigram_loss(corpus)
     batches = Batches(
         corpus.train, batch_size=batch_size, seed=seed, microbatches=microbatches,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        share=share_of_rows(mesh),
     )  # fmt: skip
     row_tokens = corpus.train.metadata["real_tokens"] / len(corpus.train)
     return Task(
-        model=model,
-        loss=causal_lm_loss(model),
+        problem=problem,
         batches=batches,
         steps_per_epoch=-(-len(corpus.train) // batch_size),
         tokens_per_step=batch_size * row_tokens,
@@ -42,6 +42,20 @@ def causal_lm_task(
         tokenizer=corpus.tokenizer,
         fingerprint={"train": corpus.train.fingerprint, "heldout": corpus.heldout.fingerprint},
         summary={"training text": describe(corpus.train), "held-out text": describe(corpus.heldout)},
+    )
+
+
+def causal_lm_problem(model_config: RoFormerConfig, *, length: int, batch_size: int, microbatches: int) -> Problem:
+    """What an update of next-token training computes, on `batch_size` rows of `length` tokens."""
+    model = build_causal_lm(model_config)
+    tokens = batch_size * length
+    return Problem(
+        model=model,
+        loss=causal_lm_loss(model),
+        batch=row_shapes(microbatches, batch_size, length),
+        flops=training_flops(
+            model_config, tokens=tokens, length=length, predictions=tokens, outputs=model_config.vocab_size
+        ),
     )
 
 
@@ -55,11 +69,10 @@ def causal_lm_loss(model: Model) -> Callable[..., dict[str, Array]]:
 
     def loss(params: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None) -> dict[str, Array]:
         ids_BL, segment_ids_BL = batch["ids"], batch["segment_ids"]
-        logits_BLV = model.apply(params, ids_BL, segment_ids_BL, key=key)[:, :-1]
-        labels_BL = ids_BL[:, 1:]
-        weights_BL = ((segment_ids_BL[:, 1:] == segment_ids_BL[:, :-1]) & (segment_ids_BL[:, 1:] != 0)).astype(
-            jnp.float32
-        )
+        logits_BLV = model.apply(params, ids_BL, segment_ids_BL, key=key)
+        # The last token has no next one, but its logits stay: rows split over devices are cut into equal parts only.
+        labels_BL, next_ids_BL = (jnp.pad(array[:, 1:], ((0, 0), (0, 1))) for array in (ids_BL, segment_ids_BL))
+        weights_BL = ((next_ids_BL == segment_ids_BL) & (next_ids_BL != 0)).astype(jnp.float32)
         return {
             "loss": jnp.sum(cross_entropy(logits_BLV, labels_BL) * weights_BL),
             "accuracy": jnp.sum((jnp.argmax(logits_BLV, axis=-1) == labels_BL) * weights_BL),

@@ -14,11 +14,12 @@ from roformer_jax.data.packing import pack_examples
 from roformer_jax.data.rows import RowStore, cached_rows
 from roformer_jax.data.tokenizer import Tokenizer
 from roformer_jax.data.vocabulary import digest
+from roformer_jax.flops import training_flops
 from roformer_jax.models import Model, RoFormerConfig, build_classifier
-from roformer_jax.sharding import place_batch
-from roformer_jax.tasks.corpus import cross_entropy, describe
+from roformer_jax.sharding import place_batch, share_of_rows
+from roformer_jax.tasks.corpus import cross_entropy, describe, row_shapes
 from roformer_jax.tasks.scores import SCORES
-from roformer_jax.tasks.task import Task
+from roformer_jax.tasks.task import Problem, Task
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 
@@ -70,12 +71,15 @@ def classification_task(
     cache_dir: str,
 ) -> Task:
     """Fine-tuning on packed examples: `batch_size` examples a step on average, as many rows as hold them."""
-    model = build_classifier(model_config, max(len(splits.label_names), 1))
     train = pack(splits.train, tokenizer, length, cache_dir)
     heldout = {name: pack(examples, tokenizer, length, cache_dir) for name, examples in splits.evaluation.items()}
     examples_per_row = len(splits.train.texts) / len(train)
     rows = max(1, round(batch_size / examples_per_row / microbatches)) * microbatches
-    predictor = Predictor(model, mesh)
+    problem = classification_problem(
+        model_config, length=length, classes=len(splits.label_names), rows=rows, microbatches=microbatches,
+        examples=len(train[0]["starts"]),
+    )  # fmt: skip
+    predictor = Predictor(problem.model, mesh)
 
     def evaluate(params: PyTree) -> dict[str, float]:
         scores = {}
@@ -88,11 +92,10 @@ def classification_task(
 
     batches = Batches(
         train, batch_size=rows, seed=seed, microbatches=microbatches,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        share=share_of_rows(mesh),
     )  # fmt: skip
     return Task(
-        model=model,
-        loss=classification_loss(model) if splits.label_names else regression_loss(model),
+        problem=problem,
         batches=batches,
         steps_per_epoch=-(-len(train) // rows),
         tokens_per_step=rows * train.metadata["real_tokens"] / len(train),
@@ -105,6 +108,35 @@ def classification_task(
             "held-out examples": ", ".join(f"{name} {len(e.texts):,}" for name, e in splits.evaluation.items()),
             "batch": f"{rows} rows of {length} tokens: {rows * examples_per_row:.1f} examples on average",
         },
+    )
+
+
+def classification_problem(
+    model_config: RoFormerConfig, *, length: int, classes: int, rows: int, microbatches: int, examples: int
+) -> Problem:
+    """What an update of fine-tuning computes.
+
+    Args:
+      model_config: the model.
+      length: tokens of a row.
+      classes: how many there are; 0 for regression.
+      rows: packed rows of a batch.
+      microbatches: parts of a batch.
+      examples: the most examples that a row holds.
+    """
+    model = build_classifier(model_config, max(classes, 1))
+    tokens = row_shapes(microbatches, rows, length)
+    shape = microbatches, rows // microbatches, examples
+    per_example = {"starts": jnp.int32, "labels": jnp.int32 if classes else jnp.float32, "example_ids": jnp.int32}
+    return Problem(
+        model=model,
+        loss=classification_loss(model) if classes else regression_loss(model),
+        batch=tokens
+        | {"token_type_ids": tokens["ids"]}
+        | {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in per_example.items()},
+        flops=training_flops(
+            model_config, tokens=rows * length, length=length, predictions=rows * examples, outputs=max(classes, 1)
+        ),
     )
 
 

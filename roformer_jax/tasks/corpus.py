@@ -80,6 +80,11 @@ class Corpus(NamedTuple):
     train: RowStore
     heldout: RowStore
 
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return len(self.train[0]["ids"])
+
 
 def prepare_corpus(config: CorpusConfig, *, vocab_size: int, cache_dir: str) -> Corpus:
     """Read, deduplicate, split, tokenise and pack the text; what was done once is read back from `cache_dir`.
@@ -150,6 +155,12 @@ def describe(rows: RowStore) -> str:
     """Size and packing of a row store, in words."""
     tokens, filled = rows.metadata["real_tokens"], 100 * rows.packing
     return f"{tokens:,} tokens in {len(rows):,} rows ({filled:.1f} % of the places filled)"
+
+
+def row_shapes(microbatches: int, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of the tokens of a training batch of so many rows."""
+    tokens = jax.ShapeDtypeStruct((microbatches, rows // microbatches, length), jnp.int32)
+    return {"ids": tokens, "segment_ids": tokens}
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

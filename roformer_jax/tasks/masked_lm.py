@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 
 from roformer_jax.data.batches import Batches, Row, eval_batches
 from roformer_jax.data.masking import MaskingConfig, mask_row
+from roformer_jax.flops import training_flops
 from roformer_jax.models import Model, RoFormerConfig, build_masked_lm
-from roformer_jax.sharding import place_batch
-from roformer_jax.tasks.corpus import Corpus, cross_entropy, describe, unigram_log_probability
-from roformer_jax.tasks.task import Task
+from roformer_jax.sharding import parts, place_batch, share_of_rows
+from roformer_jax.tasks.corpus import Corpus, cross_entropy, describe, row_shapes, unigram_log_probability
+from roformer_jax.tasks.task import Problem, Task
 from roformer_jax.training.step import evaluate_means, make_eval_step
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
@@ -30,9 +31,10 @@ def masked_lm_task(
     seed: int,
 ) -> Task:
     """Masked-LM training on a corpus: `batch_size` packed rows a step, masks drawn anew for every row and epoch."""
-    model = build_masked_lm(model_config)
-    loss = masked_lm_loss(model)
-    eval_step = make_eval_step(loss)
+    problem = masked_lm_problem(
+        model_config, masking, length=corpus.length, batch_size=batch_size, microbatches=microbatches
+    )
+    eval_step = make_eval_step(problem.loss)
 
     def mask(row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         return mask_row(row["ids"], row["segment_ids"], config=masking, tokenizer=corpus.tokenizer, rng=rng)
@@ -49,12 +51,11 @@ def masked_lm_task(
 
     batches = Batches(
         corpus.train, batch_size=batch_size, seed=seed, transform=mask, microbatches=microbatches,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        share=share_of_rows(mesh),
     )  # fmt: skip
     row_tokens = corpus.train.metadata["real_tokens"] / len(corpus.train)
     return Task(
-        model=model,
-        loss=loss,
+        problem=problem,
         batches=batches,
         steps_per_epoch=-(-len(corpus.train) // batch_size),
         tokens_per_step=batch_size * row_tokens,
@@ -68,6 +69,29 @@ def masked_lm_task(
     )
 
 
+def masked_lm_problem(
+    model_config: RoFormerConfig, masking: MaskingConfig, *, length: int, batch_size: int, microbatches: int
+) -> Problem:
+    """What an update of masked-LM training computes, on `batch_size` rows of `length` tokens."""
+    model = build_masked_lm(model_config)
+    positions = masking.positions(length)
+    shape = microbatches, batch_size // microbatches, positions
+    masked = {"positions": jnp.int32, "labels": jnp.int32, "weights": jnp.float32}
+    return Problem(
+        model=model,
+        loss=masked_lm_loss(model),
+        batch=row_shapes(microbatches, batch_size, length)
+        | {f"masked_{name}": jax.ShapeDtypeStruct(shape, dtype) for name, dtype in masked.items()},
+        flops=training_flops(
+            model_config,
+            tokens=batch_size * length,
+            length=length,
+            predictions=batch_size * positions,
+            outputs=model_config.vocab_size,
+        ),
+    )
+
+
 def masked_lm_loss(model: Model) -> Callable[..., dict[str, Array]]:
     """The loss function of a masked LM: sums over the masked tokens of a microbatch.
 
@@ -78,8 +102,10 @@ def masked_lm_loss(model: Model) -> Callable[..., dict[str, Array]]:
     """
 
     def loss(params: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None) -> dict[str, Array]:
-        logits_BPV = model.apply(params, batch["ids"], batch["segment_ids"], batch["masked_positions"], key=key)
-        labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
+        at_BP, labels_BP, weights_BP = (
+            evenly_split(batch[f"masked_{name}"]) for name in ("positions", "labels", "weights")
+        )
+        logits_BPV = model.apply(params, batch["ids"], batch["segment_ids"], at_BP, key=key)
         return {
             "loss": jnp.sum(cross_entropy(logits_BPV, labels_BP) * weights_BP),
             "accuracy": jnp.sum((jnp.argmax(logits_BPV, axis=-1) == labels_BP) * weights_BP),
@@ -87,6 +113,11 @@ def masked_lm_loss(model: Model) -> Callable[..., dict[str, Array]]:
         }
 
     return loss
+
+
+def evenly_split(x_BP: Array) -> Array:
+    """Filled up with zeros, predictions of no weight, to a number that the devices along a row divide."""
+    return jnp.pad(x_BP, ((0, 0), (0, -x_BP.shape[1] % parts("predictions"))))
 
 
 def unigram_cross_entropy(corpus: Corpus, batches: Iterable[Row]) -> float:

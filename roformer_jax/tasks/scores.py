@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Int, Shaped
 
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -37,6 +36,8 @@ def pearson(predictions: Shaped[np.ndarray, " rows"], labels: Shaped[np.ndarray,
 
 def spearman(predictions: Shaped[np.ndarray, " rows"], labels: Shaped[np.ndarray, " rows"]) -> float:
     """Spearman correlation: Pearson's of the ranks, ties sharing their mean rank; 0 where either is constant."""
+    import scipy.stats  # here, because it takes as long to import as all the rest, and one task of GLUE needs it
+
     return pearson(scipy.stats.rankdata(predictions), scipy.stats.rankdata(labels))
 
 

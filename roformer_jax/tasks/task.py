@@ -3,18 +3,40 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from roformer_jax.data.batches import Batches
 from roformer_jax.data.tokenizer import Tokenizer
 from roformer_jax.models import Model
 from roformer_jax.typing import PyTree
 
 
-class Task(NamedTuple):
-    """A training problem, ready to run.
+class Problem(NamedTuple):
+    """What an update computes, as far as the config says it: no text, table or tokenizer is read.
 
     Attributes:
       model: the model's pure functions.
       loss: `loss(params, microbatch, key) -> sums` (see `training.step`).
+      batch: shape and dtype of every array [microbatches, rows, ...] of a training batch, over all processes.
+      flops: model FLOPs of an update whose rows have no padding (see `flops`).
+    """
+
+    model: Model
+    loss: Callable[..., dict[str, Any]]
+    batch: dict[str, jax.ShapeDtypeStruct]
+    flops: float
+
+    @property
+    def places(self) -> int:
+        """Tokens of a batch, padding counted."""
+        return self.batch["ids"].size
+
+
+class Task(NamedTuple):
+    """A training problem, ready to run.
+
+    Attributes:
+      problem: what an update computes.
       batches: training batches, a pure function of (seed, step).
       steps_per_epoch: updates in one pass over the data (rounded up).
       tokens_per_step: real tokens of a batch on average (padding not counted).
@@ -24,8 +46,7 @@ class Task(NamedTuple):
       summary: facts for the start-up banner, in order.
     """
 
-    model: Model
-    loss: Callable[..., dict[str, Any]]
+    problem: Problem
     batches: Batches
     steps_per_epoch: int
     tokens_per_step: float
@@ -33,3 +54,13 @@ class Task(NamedTuple):
     tokenizer: Tokenizer
     fingerprint: dict[str, Any]
     summary: dict[str, str]
+
+    @property
+    def model(self) -> Model:
+        """The model's pure functions."""
+        return self.problem.model
+
+    @property
+    def loss(self) -> Callable[..., dict[str, Any]]:
+        """The loss function."""
+        return self.problem.loss

@@ -14,10 +14,12 @@ import jax
 
 from roformer_jax.errors import InputError
 from roformer_jax.training.checkpoint import Checkpoints
+from roformer_jax.training.profile import parse_updates
 from roformer_jax.training.progress import Progress
 from roformer_jax.training.signals import StopSignal
 from roformer_jax.training.state import TrainState
-from roformer_jax.training.step import Batch, Sums, TrainStep
+from roformer_jax.training.step import Sums, TrainStep
+from roformer_jax.training.throughput import Loaded, Throughput
 from roformer_jax.training.writer import MetricsWriter
 from roformer_jax.typing import PyTree
 
@@ -44,6 +46,8 @@ class TrainingConfig:
     """Updates between checkpoints; there is always one after the last update."""
     keep: int = 2
     """How many of the newest checkpoints stay on disk."""
+    profile: str | None = None
+    """FIRST:LAST, e.g. 10:15: the updates to trace, both included, into the run's folder profile/ (for xprof)."""
 
     def __post_init__(self):
         for field in ("batch_size", "microbatches", "eval_every", "save_every", "keep"):
@@ -51,6 +55,8 @@ class TrainingConfig:
                 raise InputError(f"training.{field} must be 1 or more, but is {getattr(self, field)}")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"training.steps must be 1 or more, but is {self.steps}")
+        if self.profile is not None:
+            parse_updates(self.profile, self.steps)
         if not 0 < self.epochs < math.inf:
             raise InputError(f"training.epochs must be positive and finite, but is {self.epochs}")
         if self.batch_size % self.microbatches:
@@ -81,18 +87,30 @@ class Reporter:
     Args:
         writer: takes every value.
         progress: shows some.
-        tokens_per_step: tokens of one batch, for the tokens per second.
+        throughput: turns seconds into rates.
     """
 
-    def __init__(self, writer: MetricsWriter, progress: Progress, tokens_per_step: int):
-        self._writer, self._progress, self._tokens_per_step = writer, progress, tokens_per_step
+    def __init__(self, writer: MetricsWriter, progress: Progress, throughput: Throughput):
+        self._writer, self._progress, self._throughput = writer, progress, throughput
         self._pending = None
+        self._waited = 0.0
         self._clock = time.perf_counter()
 
-    def update(self, step: int, metrics: Sums) -> None:
-        """Takes the metrics of update `step`, just dispatched, and writes those of the one before."""
+    def waiting(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
+        """Yields the batches, and takes the time that the loop waits for each."""
+        while True:
+            asked = time.perf_counter()
+            loaded = next(batches, None)
+            self._waited = time.perf_counter() - asked
+            if loaded is None:
+                return
+            yield loaded
+
+    def update(self, step: int, metrics: Sums, loaded: Loaded) -> None:
+        """Takes the metrics of update `step` on `loaded`, just dispatched, and writes those of the one before."""
         self._write_pending()
-        self._pending = step, metrics
+        of_batch = {"data_wait_seconds": self._waited, "padding": loaded.padding}
+        self._pending = step, metrics, loaded.tokens, of_batch
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the result of an evaluation after `step` updates."""
@@ -114,12 +132,12 @@ class Reporter:
     def _write_pending(self) -> None:
         if self._pending is None:
             return
-        step, metrics = self._pending
+        step, metrics, tokens, of_batch = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        values |= {"seconds": seconds, "tokens_per_second": self._tokens_per_step / seconds}
+        values |= {"seconds": seconds} | self._throughput.rates(tokens, seconds) | of_batch
         self._writer.write(step, "train", values)
         self._progress.update(step, values)
 
@@ -129,7 +147,7 @@ def fit(
     config: TrainingConfig,
     *,
     train_step: TrainStep,
-    batches: Callable[[int, int], Iterator[Batch]],
+    batches: Callable[[int, int], Iterator[Loaded]],
     evaluate: Callable[[PyTree], Mapping[str, float]],
     checkpoints: Checkpoints,
     reporter: Reporter,
@@ -148,9 +166,10 @@ def fit(
         return state
     if start == 0:
         _evaluate(0, state, evaluate, reporter)
-    for step, batch in zip(range(start + 1, config.steps + 1), batches(start, config.steps), strict=True):
-        state, metrics = train_step(state, batch)
-        reporter.update(step, metrics)
+    numbers, arriving = range(start + 1, config.steps + 1), reporter.waiting(batches(start, config.steps))
+    for step, loaded in zip(numbers, arriving, strict=True):
+        state, metrics = train_step(state, loaded.batch)
+        reporter.update(step, metrics, loaded)
         last = step == config.steps
         if last or step % config.eval_every == 0:
             _evaluate(step, state, evaluate, reporter)

@@ -41,12 +41,13 @@ class Progress:
         self.close()
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows "loss" and "tokens_per_second" of `values`, the metrics of update `step`."""
-        status = f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s  {self._time_left(step)} left"
+        """Shows the loss and the rates of `values`, the metrics of update `step`; on a terminal, what fits the bar."""
+        loss, left = f"loss {values['loss']:.4f}", f"{self._time_left(step)} left"
         if self._bar:
+            status = f"{loss}  {values['tokens_per_second']:,.0f} tokens/s  {left}"
             self._bar.update(self._task, completed=step, status=status)
         elif self._last_line is None or step == self._total or time.monotonic() - self._last_line >= self._interval:
-            self.note(f"step {step}/{self._total}  {status}")
+            self.note(f"step {step}/{self._total}  {loss}  {_rates(values)}  {left}")
             self._last_line = time.monotonic()
 
     def note(self, text: str) -> None:
@@ -69,6 +70,16 @@ class Progress:
             return "?"
         first_step, began = self._first
         return str(timedelta(seconds=round((self._total - step) * (now - began) / (step - first_step))))
+
+
+def _rates(values: Mapping[str, float]) -> str:
+    """Tokens per second, in brackets those of each device, its model TFLOP/s and MFU; wait for data; padding."""
+    device = f"{values['tokens_per_second_per_device']:,.0f} each, {values['model_tflops']:.3g} TFLOP/s"
+    mfu = f", MFU {values['mfu']:.1%}" if "mfu" in values else ""
+    return (
+        f"{values['tokens_per_second']:,.0f} tokens/s ({device}{mfu})  "
+        f"wait {1e3 * values['data_wait_seconds']:.0f} ms  padding {values['padding']:.1%}"
+    )
 
 
 def _live_bar(stream: io.TextIOBase) -> rich.progress.Progress:

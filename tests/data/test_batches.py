@@ -73,9 +73,7 @@ def test_the_shares_of_all_processes_join_to_the_batch_of_one(count, rows, proce
         "microbatches": microbatches,
     }
     whole = Batches(make_rows(count), **arguments)[step]
-    shares = [
-        Batches(make_rows(count), **arguments, process_index=p, process_count=processes)[step] for p in range(processes)
-    ]
+    shares = [Batches(make_rows(count), **arguments, share=(p, processes))[step] for p in range(processes)]
     joined = {name: np.concatenate([s[name] for s in shares], axis=1) for name in whole}
     assert_same({name: values[:, :rows] for name, values in joined.items()}, whole)
     assert not any(values[:, rows:].any() for values in joined.values())  # empty rows fill up the last shares

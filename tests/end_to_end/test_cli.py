@@ -84,7 +84,7 @@ def test_the_base_config_has_the_paper_s_sizes(configs):
 def test_help_lists_the_commands_as_a_process_and_as_a_function(process, here):
     outcome = process("-m", "roformer_jax", "--help")
     assert (outcome.code, outcome.err) == (0, "")
-    for command in ("train CONFIG", "evaluate RUN", "predict RUN", "generate RUN", "length RUN", "rope"):
+    for command in ("train CONFIG", "plan CONFIG", "evaluate RUN", "predict RUN", "generate RUN", "length RUN", "rope"):
         assert f"\n  {command} " in outcome.out
     assert here() == here("-h") == here("train", "--help") == outcome
 
@@ -104,6 +104,26 @@ def test_every_other_command_answers_help(here, command, argument):
     assert (outcome.code, outcome.err) == (0, "")
     assert f"usage: python -m roformer_jax {command}" in outcome.text
     assert argument in outcome.text
+
+
+def test_plan_answers_help_and_refuses_what_it_cannot_plan(commands):
+    helped, *refused = commands(
+        ["plan", "configs/pretrain_base.py", "--help"],
+        ["plan"],
+        ["plan", "configs/quickstart.py", "--topology", "v5e:2x4"],
+        ["plan", "configs/glue.py", "--topology", "v3:8"],
+    )
+    assert (helped.code, helped.err) == (0, "")
+    for flag in ("--topology STR", "--price", "--json", "--sweep", "--mesh.fsdp INT", "--training.microbatches INT"):
+        assert flag in helped.text
+    messages = (
+        "error: name a config file first, e.g. `plan configs/pretrain_base.py --topology v5e:2x4`",
+        "error: plan takes one experiment, and this config is a Quickstart",
+        "error: --topology v3:8: not a topology that is known here; they are written v5e:2x4",
+    )
+    for outcome, message in zip(refused, messages, strict=True):
+        assert (outcome.code, outcome.out) == (2, "")
+        assert message in outcome.text
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("eval", "evaluate"), ("prediction", "predict")])

@@ -94,7 +94,7 @@ def test_layers_and_tables_are_drawn_independently(params):
 def test_parameters_are_a_function_of_the_key_and_not_of_the_mesh(model, params):
     mesh = make_mesh(MeshConfig(fsdp=4))
     with jax.set_mesh(mesh):
-        shardings = parameter_shardings(mesh, jax.eval_shape(model.init, jax.random.key(0)))
+        shardings = parameter_shardings(mesh, jax.eval_shape(model.init, jax.random.key(0)), model.axes)
         sharded = jax.jit(model.init, out_shardings=shardings)
         born_sharded, other = sharded(jax.random.key(0)), sharded(jax.random.key(1))
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(born_sharded))

@@ -156,7 +156,7 @@ def test_a_mesh_changes_neither_loss_nor_gradients(model, loss_and_gradients):
     expected = loss_and_gradients(params, BATCH, key)
     mesh = make_mesh(MeshConfig(fsdp=2))
     with jax.set_mesh(mesh):
-        sharded = jax.device_put(params, parameter_shardings(mesh, jax.eval_shape(model.init, key)))
+        sharded = jax.device_put(params, parameter_shardings(mesh, jax.eval_shape(model.init, key), model.axes))
         placed = place_batch({name: rows[None] for name, rows in BATCH.items()}, mesh)
         found = loss_and_gradients(sharded, {name: rows[0] for name, rows in placed.items()}, key)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))

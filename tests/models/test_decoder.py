@@ -164,7 +164,7 @@ def test_decoding_works_where_parameters_are_sharded(fields):
     expected, _ = jax.jit(decoder.extend)(params, IDS[:1], counts, decoder.init_cache(1, LENGTH))
     mesh = make_mesh(MeshConfig(fsdp=2))
     with jax.set_mesh(mesh):
-        shardings = parameter_shardings(mesh, jax.eval_shape(model.init, jax.random.key(0)))
+        shardings = parameter_shardings(mesh, jax.eval_shape(model.init, jax.random.key(0)), model.axes)
         sharded = jax.device_put(params, shardings)
         found, _ = jax.jit(decoder.extend)(sharded, IDS[:1], counts, decoder.init_cache(1, LENGTH))
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(expected))

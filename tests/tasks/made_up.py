@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from roformer_jax.data.examples import Examples
 from roformer_jax.models import RoFormerConfig
-from roformer_jax.sharding import BATCH_AXES, parameter_shardings, place_batch
+from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings, place_batch
 from roformer_jax.tasks.classification import Splits
 from roformer_jax.tasks.task import Task
 from roformer_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -50,15 +50,14 @@ def model_config(**fields) -> RoFormerConfig:
     return RoFormerConfig(**sizes | dict(intermediate_size=HIDDEN, max_position_embeddings=LENGTH) | fields)
 
 
-def mesh_of(devices: int, fsdp: int = 1) -> Mesh:
-    """The mesh of the first devices, as `make_mesh` lays out all of them."""
-    shape = devices // fsdp, fsdp
-    return jax.make_mesh(shape, BATCH_AXES, axis_types=(AxisType.Explicit,) * 2, devices=jax.devices()[:devices])
+def mesh_of(devices: int, **axes: int) -> Mesh:
+    """The mesh of the first devices; those that the axes leave split the rows."""
+    return make_mesh(MeshConfig(**axes), jax.devices()[:devices])
 
 
 def placed_params(task: Task, mesh: Mesh) -> dict:
     shapes = jax.eval_shape(task.model.init, jax.random.key(0))
-    return jax.device_put(random_params(task.model, scale=0.05), parameter_shardings(mesh, shapes))
+    return jax.device_put(random_params(task.model, scale=0.05), parameter_shardings(mesh, shapes, task.model.axes))
 
 
 def train(

@@ -80,13 +80,12 @@ def test_packed_documents_have_the_loss_and_gradients_they_have_alone(corpus, en
 
 def test_any_number_of_devices_gives_the_same_losses_with_dropout(corpus):
     """Six rows a step: two empty ones are added on eight devices, and the bits of the others do not move."""
-    losses = {}
-    for devices, fsdp in ((1, 1), (2, 1), (8, 1), (8, 4)):
-        mesh = mesh_of(devices, fsdp)
-        losses[devices, fsdp] = train(make_task(corpus, mesh), mesh, STEPS)[1]
-    reference = losses.pop((1, 1))
+    meshes = [mesh_of(1), mesh_of(2), mesh_of(8)]
+    meshes += [mesh_of(8, **axes) for axes in ({"fsdp": 4}, {"tensor": 4}, {"sequence": 4})]
+    meshes += [mesh_of(8, fsdp=2, tensor=2, sequence=2)]
+    reference, *others = (train(make_task(corpus, mesh), mesh, STEPS)[1] for mesh in meshes)
     assert reference[-1] < reference[0] - 0.5, "nothing was learnt"
-    for found in losses.values():
+    for found in others:
         np.testing.assert_allclose(found, reference, rtol=1e-5)
 
 
@@ -141,7 +140,7 @@ def test_training_batches_fit_the_task(corpus):
 
 def fake_model(outputs):
     """A model that gives the same outputs to whatever it is asked."""
-    return Model(init=lambda key: {}, apply=lambda *arguments, **keywords: jnp.asarray(outputs))
+    return Model(init=lambda key: {}, apply=lambda *arguments, **keywords: jnp.asarray(outputs), axes={})
 
 
 def masked_batch(labels, weights):

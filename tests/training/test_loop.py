@@ -18,11 +18,13 @@ from roformer_jax.training.progress import Progress
 from roformer_jax.training.signals import StopSignal
 from roformer_jax.training.state import abstract, create_state
 from roformer_jax.training.step import evaluate_means, make_eval_step, make_train_step
+from roformer_jax.training.throughput import Loaded, Throughput
 from roformer_jax.training.writer import FILE, MetricsWriter, read_metrics
 
 CONFIG = TrainingConfig(steps=12, eval_every=4, save_every=5)
 MESH = 8, 4
-TIMES = "seconds", "tokens_per_second"
+TIMES = "seconds", "tokens_per_second", "tokens_per_second_per_device", "model_tflops", "mfu", "data_wait_seconds"
+THROUGHPUT = Throughput(token_flops=6e9, devices=2, peak=1e12)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def run(problem, compiled):
         def batches(start, stop):
             for step, batch in zip(range(start, stop), problem.batches(start, stop), strict=True):
                 at_batch(step)
-                yield batch
+                yield Loaded(batch, tokens=100, padding=0.0)
 
         with jax.set_mesh(problem.make_mesh(*mesh)):
             if mesh not in compiled:
@@ -67,7 +69,7 @@ def run(problem, compiled):
                         batches=batches,
                         evaluate=lambda params: evaluate_means(steps.eval, params, held_out),
                         checkpoints=checkpoints,
-                        reporter=Reporter(writer, progress, tokens_per_step=100),
+                        reporter=Reporter(writer, progress, THROUGHPUT),
                         stop=stop,
                     )
             return jax.tree.map(np.array, state)
@@ -178,6 +180,10 @@ def count(tmp_path, monkeypatch):
             tell("evaluate")
             return {"loss": 1.0}
 
+        def give(step):
+            tell(f"batch {step}")
+            return Loaded({}, tokens=10 * (step + 1), padding=0.25)
+
         monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: tell(f"save {step}"))
         with (
             MetricsWriter(tmp_path) as writer,
@@ -188,10 +194,10 @@ def count(tmp_path, monkeypatch):
                 create_state({}, make_optimizer(OptimizerConfig(), config.steps, {})),
                 config,
                 train_step=train_step,
-                batches=lambda start, stop: iter([{}] * (stop - start)),
+                batches=lambda start, stop: (give(step) for step in range(start, stop)),
                 evaluate=evaluate,
                 checkpoints=checkpoints,
-                reporter=Reporter(writer, progress, tokens_per_step=10),
+                reporter=Reporter(writer, progress, THROUGHPUT),
                 stop=StopSignal(),
             )
 
@@ -202,7 +208,7 @@ def test_metrics_of_an_update_are_read_after_the_next_is_dispatched(count, monke
     events = []
     monkeypatch.setattr(MetricsWriter, "write", lambda self, step, kind, values: events.append(f"{kind} {step}"))
     count(TrainingConfig(steps=4, eval_every=3, save_every=3), events.append)
-    assert events == [
+    assert [event for event in events if "batch" not in event] == [
         *["evaluate", "eval 0"],
         *["update 1", "update 2", "train 1", "update 3", "train 2", "train 3", "evaluate", "eval 3", "save 3"],
         *["update 4", "train 4", "evaluate", "eval 4", "save 4"],
@@ -217,11 +223,18 @@ def test_seconds_leave_out_evaluation_and_saving(count, monkeypatch, tmp_path):
         return clock["now"]
 
     monkeypatch.setattr(time, "perf_counter", tick)
-    count(TrainingConfig(steps=6, eval_every=2, save_every=3), lambda event: tick(1.0 if "update" in event else 100.0))
+    durations = {"update": 1.0, "batch": 0.5}
+    count(TrainingConfig(steps=6, eval_every=2, save_every=3), lambda event: tick(durations.get(event.split()[0], 100)))
     lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
-    assert sum(line["seconds"] for line in lines) == pytest.approx(6.0, abs=0.1)
+    assert sum(line["seconds"] for line in lines) == pytest.approx(9.0, abs=0.1)
     for line in lines:
-        assert line["tokens_per_second"] == pytest.approx(10 / line["seconds"])
+        assert line["data_wait_seconds"] == pytest.approx(0.5, abs=0.01)
+        assert line["padding"] == 0.25
+        tokens_per_second = 10 * line["step"] / line["seconds"]
+        assert line["tokens_per_second"] == pytest.approx(tokens_per_second)
+        assert line["tokens_per_second_per_device"] == pytest.approx(tokens_per_second / 2)
+        assert line["model_tflops"] == pytest.approx(tokens_per_second / 2 * 6e9 / 1e12)
+        assert line["mfu"] == pytest.approx(tokens_per_second / 2 * 6e9 / 1e12)
 
 
 def test_batches_that_end_too_early_are_an_error_and_not_a_finished_run(run, problem, tmp_path, monkeypatch):

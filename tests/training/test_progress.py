@@ -5,7 +5,11 @@ import pytest
 
 from roformer_jax.training.progress import Progress
 
-VALUES = {"loss": 2.34567, "tokens_per_second": 12345.6}
+VALUES = {
+    "loss": 2.34567, "tokens_per_second": 12345.6, "tokens_per_second_per_device": 1543.2, "model_tflops": 1.0421,
+    "data_wait_seconds": 0.0123, "padding": 0.0219,
+}  # fmt: skip
+RATES = "12,346 tokens/s (1,543 each, 1.04 TFLOP/s)  wait 12 ms  padding 2.2%"
 
 
 class Terminal(io.StringIO):
@@ -32,7 +36,7 @@ def test_log_has_the_first_and_the_last_step_and_one_line_per_interval_between(c
             clock.now += 4.0
     lines = stream.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["1/10", "4/10", "7/10", "10/10"]
-    assert lines[1] == "step 4/10  loss 2.3457  12,346 tokens/s  0:00:24 left"
+    assert lines[1] == f"step 4/10  loss 2.3457  {RATES}  0:00:24 left"
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
@@ -45,6 +49,19 @@ def test_a_run_gone_on_with_counts_the_pace_from_its_own_first_step(clock):
     first, second = stream.getvalue().splitlines()
     assert first.endswith("? left")
     assert second.endswith("0:01:36 left")
+
+
+def test_a_known_chip_has_an_mfu_and_the_longest_line_still_fits_a_screen():
+    values = {
+        "loss": 10.32567, "tokens_per_second": 12_345_678.9, "tokens_per_second_per_device": 48_225.3,
+        "model_tflops": 39.26, "mfu": 0.1993, "data_wait_seconds": 0.0004, "padding": 0.0419,
+    }  # fmt: skip
+    stream = io.StringIO()
+    with Progress(250_000, stream=stream) as progress:
+        progress.update(100_000, values)
+    line = stream.getvalue().rstrip()
+    assert "(48,225 each, 39.3 TFLOP/s, MFU 19.9%)" in line
+    assert len(line) <= 125
 
 
 def test_notes_are_lines_of_their_own():

@@ -1,0 +1,3 @@
+from tests.golden.shardings import main
+
+main()
