@@ -5,8 +5,9 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 AOT = $(VENV)/aot
 PEERS = .venv-peers
+BENCH = .venv-bench
 
-.PHONY: env quickstart test test-peers lint format clean
+.PHONY: env quickstart test test-peers bench-peers lint format clean
 
 env: $(READY)
 
@@ -44,6 +45,15 @@ $(PEERS)/.ready:
 
 test-peers: env $(PEERS)/.ready
 	PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers
+
+# What benchmarks/ measures against: PyTorch, and the last transformers with Flax, on the JAX of this project.
+$(BENCH)/.ready:
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+		"torch==2.13.0" "transformers==4.57.6" jax flax optax "libtpu==0.0.52"
+	touch $@
+
+bench-peers: env $(BENCH)/.ready
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-* .pytest_cache .ruff_cache .hypothesis build dist *.egg-info cache runs

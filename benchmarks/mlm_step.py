@@ -56,7 +56,7 @@ class Ours:
     """The training step of the masked-LM task, taking turns."""
 
     def __init__(self, rows: int, length: int, dtype: str):
-        model = build_masked_lm(RoFormerConfig(num_hidden_layers=LAYERS, dtype=dtype))
+        model = build_masked_lm(RoFormerConfig(num_hidden_layers=LAYERS, unroll=LAYERS, dtype=dtype))
         self._training = Training(model, masked_lm_loss(model))
         self._batch = make_batch(rows, length)
         self.turn(2)

@@ -9,6 +9,6 @@ Names of arrays carry their axes as a suffix (`q_BLHD`); jaxtyping signatures sp
     A  position axes           N  layers
 """
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt, UInt8
 
-__all__ = ["Array", "Bool", "Float", "Int", "PRNGKeyArray", "PyTree", "Shaped", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "PRNGKeyArray", "PyTree", "Shaped", "UInt", "UInt8"]

@@ -17,8 +17,8 @@ from roformer_jax.attention.heads import group_heads, merge_groups
 from roformer_jax.attention.masks import MASK_VALUE
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 
-SMALL_BLOCK, LARGE_BLOCK = 128, 256  # tokens: the fastest on a CPU for rows up to MANY tokens, and above
-MANY = 2048  # tokens
+WHOLE_ROW = 512  # tokens: up to here a row is one block, and its matrix of probabilities is made, but not kept
+BLOCK = 256  # tokens of a block of longer rows: about the fastest on a CPU, with and without dropout
 
 
 class _Rules(NamedTuple):
@@ -58,7 +58,7 @@ def blockwise_attention(
         block: the most tokens of a block. It does not depend on the mesh, or dropout would.
     """
     length = q_BLHD.shape[1]
-    block = block or (SMALL_BLOCK if length <= MANY else LARGE_BLOCK)
+    block = block or (WHOLE_ROW if length <= WHOLE_ROW else BLOCK)
     blocks = -(-length // block)
     size = length if blocks == 1 else -(-length // (8 * blocks)) * 8  # the last block is hardly shorter than the others
     if segment_ids is None and length % size:

@@ -69,6 +69,9 @@ class RoFormerConfig:
     """Type of the activations and matrix products; parameters, norms, softmax and losses are float32."""
     remat: Rematerialisation = "none"
     """What the backward pass recomputes in each block: nothing, all but the matrix products, or everything."""
+    unroll: int = 1
+    """Blocks that the compiler sees one after another before it loops: 1 compiles fastest, all of them run up to a tenth
+    faster on CPUs."""
 
     def __post_init__(self):
         self._check_ranges()
@@ -81,7 +84,15 @@ class RoFormerConfig:
         """Every number lies where it makes sense."""
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         lengths = ("max_position_embeddings", "rope_original_length", "relative_distance")
-        for name in (*sizes, "type_vocab_size", *lengths, "layer_norm_eps", "initializer_range", "rope_theta"):
+        for name in (
+            *sizes,
+            "type_vocab_size",
+            "unroll",
+            *lengths,
+            "layer_norm_eps",
+            "initializer_range",
+            "rope_theta",
+        ):
             if not getattr(self, name) > 0:
                 raise InputError(f"model.{name} = {getattr(self, name)} must be positive")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):

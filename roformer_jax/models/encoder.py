@@ -143,7 +143,8 @@ class Encoder(nnx.Module):
 
         keys = None if block_key is None else jax.random.split(block_key, self.config.num_hidden_layers)
         layers = stacked_params, projections(self.config, projection_key), keys
-        x_BLM, _ = jax.lax.scan(rematerialised(run_block, self.config.remat), x_BLM, layers)
+        block = rematerialised(run_block, self.config.remat)
+        x_BLM, _ = jax.lax.scan(block, x_BLM, layers, unroll=self.config.unroll)
         return x_BLM
 
     def extend(

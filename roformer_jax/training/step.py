@@ -40,7 +40,8 @@ def make_train_step(
     def step(state, batch, key):
         gradients, sums = _sum_gradients(loss_fn, state.params, batch, jax.random.fold_in(key, state.step))
         weight = jnp.maximum(sums["weight"], 1.0)
-        gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
+        scale = 1 / weight  # a product is computed anew where it is used, a quotient is written to memory first
+        gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {name: total / weight for name, total in sums.items()} | {
             "weight": sums["weight"],
@@ -90,7 +91,10 @@ def _sum_gradients(loss_fn: LossFn, params: PyTree, batch: Batch, key: PRNGKeyAr
         gradients, sums = jax.grad(loss_and_sums, has_aux=True)(params, microbatch, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, gradients), sums
 
-    zeros = jax.tree.map(lambda param: jnp.zeros_like(param, jnp.float32), params)
     microbatches = jax.tree.leaves(batch)[0].shape[0]
+    if microbatches == 1:  # nothing to add: a loop would write zeros for every parameter, and read them again
+        only = jax.tree.map(lambda rows: rows[0], batch)
+        return jax.grad(loss_and_sums, has_aux=True)(params, only, jax.random.fold_in(key, 0))
+    zeros = jax.tree.map(lambda param: jnp.zeros_like(param, jnp.float32), params)
     gradients, sums = jax.lax.scan(add, zeros, (jnp.arange(microbatches), batch))
     return gradients, jax.tree.map(lambda terms: terms.sum(axis=0), sums)
