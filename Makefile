@@ -32,6 +32,7 @@ $(AOT)/.ready: $(READY) requirements-aot.txt
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck --severity=style tpu_setup/*.sh tpu_setup/gke/*.sh tpu_setup/slurm.sbatch
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -40,7 +40,7 @@ def measure_ours(layers: int, topology: str) -> dict[str, float]:
     """What `python -m roformer_jax plan` finds."""
     experiment = Pretraining(
         run_dir="unused",
-        model=RoFormerConfig(num_hidden_layers=layers, dtype="bfloat16"),
+        model=RoFormerConfig(num_hidden_layers=layers, dtype="bfloat16", remat="dots"),  # configs/pretrain_base.py
         data=CorpusConfig(length=LENGTH),
         training=TrainingConfig(batch_size=ROWS, steps=STEPS),
     )

@@ -22,7 +22,7 @@ def get_config() -> Pretraining:
     """The paper's sizes."""
     return Pretraining(
         run_dir="runs/pretrain_base",
-        model=RoFormerConfig(dtype="bfloat16"),
+        model=RoFormerConfig(dtype="bfloat16", remat="dots"),
         data=CorpusConfig(length=512, holdout=0.001),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup=0.01),
         training=TrainingConfig(batch_size=64, steps=100_000, eval_every=5_000, save_every=1_000),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from roformer_jax.attention.dropout import dropout
 from roformer_jax.attention.heads import group_heads, merge_groups
@@ -18,6 +19,7 @@ from roformer_jax.attention.masks import MASK_VALUE
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 
 WHOLE_ROW = 512  # tokens: up to here a row is one block, and its matrix of probabilities is made, but not kept
+ATTENTION_OUTPUT = "attention_output"  # of `jax.checkpoint_policies.save_only_these_names`
 BLOCK = 256  # tokens of a block of longer rows: about the fastest on a CPU, with and without dropout
 
 
@@ -102,6 +104,8 @@ def _forward(q_BLHD, k_BLKD, v_BLKD, ids_BL, key, rules):
 
     out, log_totals = _each_block(of_queries, (jnp.zeros_like(q), jnp.zeros_like(q[..., :1], jnp.float32)), rules)
     out_BLHD = _tokens_first(merge_groups(out), q_BLHD.shape[1])
+    # Under these names a rematerialising caller may keep them, and so not make the forward pass again.
+    out_BLHD, log_totals = (checkpoint_name(x, ATTENTION_OUTPUT) for x in (out_BLHD, log_totals))
     return out_BLHD, (q_BLHD, k_BLKD, v_BLKD, ids_BL, key, out_BLHD, log_totals)
 
 

@@ -6,34 +6,29 @@ import numpy as np
 
 from roformer_jax.typing import Array, Bool, Float, PRNGKeyArray, UInt
 
-RATES = 1 << 16  # rates are multiples of 1 / RATES: 16 random bits decide on an element
+RATES = 1 << 32  # rates are multiples of 1 / RATES
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
-    """Sets each element to zero with probability `rate`, scales the rest so that the mean stays; without a key, x.
+    """Sets each element to zero with probability `rate`, scales the rest by 1 / (1 - rate); without a key, x itself.
 
-    The rate is rounded to a multiple of 2^-16 (0.1 to 0.100006), and the scale is that of the rounded one. What is
-    dropped depends on key and shape, not on how `x` is split over devices; its last axis lies whole on each.
+    What is dropped depends on key and shape, not on how `x` is split over devices.
     """
-    dropped = min(round(rate * RATES), RATES - 1)
-    if key is None or dropped == 0:
+    if key is None or rate == 0.0:
         return x
-    scale = jnp.asarray(RATES / (RATES - dropped), x.dtype)
-    return jnp.where(_kept(key, dropped, x), x * scale, jnp.zeros_like(x))
+    return jnp.where(_kept(key, rate, x), x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros_like(x))
 
 
-def _kept(key: PRNGKeyArray, dropped: int, x: Array) -> Bool[Array, "*shape"]:
-    """True for all but `dropped` in `RATES` elements.
+def _kept(key: PRNGKeyArray, rate: float, x: Array) -> Bool[Array, "*shape"]:
+    """False with probability `rate`.
 
     The number of an element's row, then its place in the row, are mixed into bits drawn from the key: some ten integer
-    operations for two elements, where the Threefry of `jax.random` takes over a hundred for each.
+    operations, where the Threefry of `jax.random` takes over a hundred.
     """
     seeds = jax.random.bits(key, (2,), jnp.uint32)
-    last = x.shape[-1]
-    columns = jax.lax.broadcasted_iota(jnp.uint32, (*(1,) * (x.ndim - 1), -(-last // 2)), x.ndim - 1)
+    columns = jax.lax.broadcasted_iota(jnp.uint32, (*(1,) * (x.ndim - 1), x.shape[-1]), x.ndim - 1)
     bits = _mixed(_mixed(_row_numbers(x) ^ seeds[0]) ^ columns ^ seeds[1])
-    halves = jax.lax.bitcast_convert_type(bits, jnp.uint16).reshape(*x.shape[:-1], -1)
-    return halves[..., :last] >= dropped
+    return bits >= np.uint32(min(round(rate * RATES), RATES - 1))
 
 
 def _row_numbers(x: Array) -> UInt[Array, "*leading 1"]:

@@ -68,7 +68,8 @@ class RoFormerConfig:
     dtype: ComputeType = "float32"
     """Type of the activations and matrix products; parameters, norms, softmax and losses are float32."""
     remat: Rematerialisation = "none"
-    """What the backward pass recomputes in each block: nothing, all but the matrix products, or everything."""
+    """What the backward pass recomputes in each block: nothing, all but the matrix products and attention, or
+    everything."""
     unroll: int = 1
     """Blocks that the compiler sees in a row, in its loop over all: 1 compiles fastest, all run faster on CPUs."""
 

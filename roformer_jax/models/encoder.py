@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from roformer_jax.attention import dropout
+from roformer_jax.attention import ATTENTION_OUTPUT, dropout
 from roformer_jax.models.attention import projections, self_attention
 from roformer_jax.models.cache import Cache
 from roformer_jax.models.config import RoFormerConfig
@@ -182,6 +182,9 @@ def rematerialised(block, remat: str):
         case "none":
             return block
         case "dots":
-            return jax.checkpoint(block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+            policies = jax.checkpoint_policies
+            products = policies.dots_with_no_batch_dims_saveable
+            attention = policies.save_only_these_names(ATTENTION_OUTPUT)
+            return jax.checkpoint(block, policy=policies.save_from_both_policies(products, attention))
         case "full":
             return jax.checkpoint(block)

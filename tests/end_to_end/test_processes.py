@@ -1,0 +1,98 @@
+"""One run on several processes of this machine, as on the hosts of a pod: the losses are those of one process."""
+
+import re
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from roformer_jax.training.writer import read_metrics
+from tests.end_to_end.conftest import ROOT
+
+STEPS = 20
+TIMEOUT = 300  # seconds, after which a run that waits for itself is ended
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def run_on(tmp_path_factory, environment, pretraining_flags):
+    """`run_on(processes, devices, *flags)`: the folder of a run on so many processes, of so many devices each."""
+
+    def run_on(processes, devices, *flags):
+        run = tmp_path_factory.mktemp("runs") / "run"
+        command = [
+            sys.executable,
+            "train.py",
+            "configs/pretrain_small.py",
+            *pretraining_flags(run, steps=STEPS),
+            *flags,
+        ]
+        others = [] if processes == 1 else ["--coordinator", f"localhost:{free_port()}", "--processes", str(processes)]
+        started = [
+            subprocess.Popen(
+                command + (others and [*others, "--process-id", str(index)]),
+                cwd=ROOT, env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)}, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+            for index in range(processes)
+        ]  # fmt: skip
+        try:
+            outputs = [process.communicate(timeout=TIMEOUT)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert [process.returncode for process in started] == [0] * processes, outputs
+        return run
+
+    return run_on
+
+
+def losses(run, kind):
+    return [line["loss"] for line in read_metrics(run) if line["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def alone(run_on):
+    return run_on(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [(2, 4, ["--mesh.fsdp", "2", "--mesh.tensor", "2"]), (4, 1, ["--mesh.sequence", "2"])],
+    ids=["2 x 4: data, fsdp, tensor", "4 x 1: data, sequence"],
+)
+def test_several_processes_train_as_one_does(run_on, alone, processes, devices, mesh):
+    run = run_on(processes, devices, *mesh)
+    for kind in ("train", "eval"):
+        expected = losses(alone, kind)
+        np.testing.assert_allclose(losses(run, kind), expected, rtol=1e-5)
+    assert len(losses(run, "train")) == STEPS
+    assert losses(alone, "eval")[-1] < losses(alone, "eval")[0] - 0.5, "nothing was learnt"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["10", "20"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--coordinator", "localhost:1"], "--coordinator, --processes and --process-id are given together"),
+        (["--coordinator", "localhost", "--processes", "2", "--process-id", "0"], "localhost is not HOST:PORT"),
+        (["--coordinator", "h:1", "--processes", "2", "--process-id", "2"], r"--process-id 2 must lie in \[0, 2\)"),
+        (["--processes", "two"], "invalid int value: 'two'"),
+        (["--distributed", "--processes", "2"], "--distributed finds the processes itself"),
+        (["--distributed"], "no cluster found"),
+    ],
+)
+def test_what_describes_no_group_of_processes_is_refused(here, tmp_path, pretraining_flags, flags, message):
+    run = tmp_path / "run"
+    outcome = here("train", "configs/pretrain_small.py", *pretraining_flags(run, steps=1), *flags)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert re.search(message, outcome.err)
+    assert not run.exists()
