@@ -10,7 +10,8 @@ from roformer_jax.attention.dense import dense_attention
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 
 IMPLEMENTATIONS = ("dense", "blockwise", "splash", "cudnn")
-LONG = 512  # tokens: from here on blocks are no slower than the whole matrix, forward and backward, on a CPU
+LONG = 512  # tokens: from here on the matrix of probabilities is not kept for the backward pass
+LONG_ON_CPU = 1024  # tokens: as LONG in a mesh of CPUs, which make a shorter matrix again more slowly than they keep it
 
 
 def dot_product_attention(
@@ -48,9 +49,9 @@ def dot_product_attention(
         implementation: "dense" makes the matrix of probabilities and does all of the above. "blockwise" does
             self-attention without bias and relative values, in memory linear in the length; so do, without dropout,
             "splash", a kernel for TPUs (elsewhere interpreted), and, for rows that are not packed, "cudnn", a kernel
-            for NVIDIA GPUs. None: for rows of LONG tokens or more the kernel of the platform compiled for, on one
-            device or in an explicit mesh, or else "blockwise"; "dense" for shorter rows and what these cannot do. All
-            but "dense" can be differentiated once, in reverse mode.
+            for NVIDIA GPUs. None: for rows of LONG tokens or more (LONG_ON_CPU in a mesh of CPUs) the kernel of the
+            platform compiled for, on one device or in an explicit mesh, or else "blockwise"; "dense" for shorter rows
+            and what these cannot do. All but "dense" can be differentiated once, in reverse mode.
 
     Raises:
         ValueError: if K does not divide H, a mask is asked for with L != S, segments with query positions, the rate
@@ -86,10 +87,16 @@ def _chosen(
         if obstacle := obstacles(implementation):
             raise ValueError(f"implementation={implementation!r} {obstacle}; 'dense' can do all, None finds one")
         return {"default": implementation}
-    if arrays[0].shape[1] < LONG or obstacles("blockwise"):
+    if arrays[0].shape[1] < _long() or obstacles("blockwise"):
         return {"default": "dense"}
     kernel_of = {"tpu": "splash", "cuda": "cudnn"} if kernels.shares_are_known() else {}
     return {platform: name for platform, name in kernel_of.items() if not obstacles(name)} | {"default": "blockwise"}
+
+
+def _long() -> int:
+    """Tokens of the shortest row that is attended to in blocks, on the devices compiled for where they are known."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return LONG_ON_CPU if device is not None and device.platform == "cpu" else LONG
 
 
 def _obstacle(name: str, arrays, extras: dict[str, Array | None], *, dropping: bool, packed: bool) -> str | None:

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from roformer_jax import rope
 from roformer_jax.attention import dot_product_attention
-from roformer_jax.attention.softmax import LONG
+from roformer_jax.attention.softmax import LONG, LONG_ON_CPU
 from tests.models.jaxprs import equations
 
 EPS = float(np.finfo(np.float32).eps)
@@ -248,6 +248,12 @@ def test_long_rows_are_attended_to_block_by_block(dropout_rate):
     dropping = {"dropout_rate": dropout_rate, "dropout_key": jax.random.key(0)}
     assert largest_array(LONG - 1, **dropping) >= (LONG - 1) ** 2
     assert largest_array(2 * LONG, **dropping) < (2 * LONG) ** 2
+
+
+def test_a_mesh_of_cpus_keeps_the_matrix_of_somewhat_longer_rows():
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])):
+        assert largest_array(LONG_ON_CPU - 1) == (LONG_ON_CPU - 1) ** 2
+        assert largest_array(LONG_ON_CPU) < LONG_ON_CPU**2
 
 
 @pytest.mark.parametrize(
