@@ -86,7 +86,6 @@ def test_several_processes_train_as_one_does(run_on, alone, processes, devices, 
         (["--coordinator", "h:1", "--processes", "2", "--process-id", "2"], r"--process-id 2 must lie in \[0, 2\)"),
         (["--processes", "two"], "invalid int value: 'two'"),
         (["--distributed", "--processes", "2"], "--distributed finds the processes itself"),
-        (["--distributed"], "no cluster found"),
     ],
 )
 def test_what_describes_no_group_of_processes_is_refused(here, tmp_path, pretraining_flags, flags, message):
@@ -95,4 +94,13 @@ def test_what_describes_no_group_of_processes_is_refused(here, tmp_path, pretrai
     assert outcome.code == 2
     assert outcome.err.startswith("error: ")
     assert re.search(message, outcome.err)
+    assert not run.exists()
+
+
+def test_without_a_cluster_there_is_none_to_ask(process, tmp_path, pretraining_flags):
+    """In a process of its own: JAX asks before it has looked at its devices, and never after."""
+    run = tmp_path / "run"
+    outcome = process("train.py", "configs/pretrain_small.py", *pretraining_flags(run, steps=1), "--distributed")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: --distributed: no cluster found")
     assert not run.exists()
