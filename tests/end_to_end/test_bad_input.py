@@ -106,7 +106,7 @@ BAD = {  # experiment, flags, what the message says
         "rows of 32 tokens do not fit the learned position table: model.max_position_embeddings = 16",
     ),
     "a mesh that is not the devices": (
-        "Pretraining", [*TEXTS, "--mesh.data", "3"], "data=3 x fsdp=1 x tensor=1 x sequence=1 does not cover the 8 devices of this run",
+        "Pretraining", [*TEXTS, "--mesh.data", "3"], "sequence=1 does not cover the 8 devices of this run",
     ),
     "microbatches that do not divide the batch": (
         "Pretraining", [*TEXTS, "--training.microbatches", "3"],
