@@ -88,7 +88,7 @@ def on_first_process(write: Callable[[], None]) -> None:
     """Write what all processes share on the first of them alone; all return when it is written.
 
     Raises:
-      InputError: in the first process, what `write` raised; in the others, that it did.
+      Exception: in the first process, what `write` raised; in the others an InputError that says that it did.
     """
     if jax.process_count() == 1:
         write()
@@ -97,10 +97,10 @@ def on_first_process(write: Callable[[], None]) -> None:
     if jax.process_index() == 0:
         try:
             write()
-        except InputError as refused:
-            error = refused
+        except Exception as failure:  # whatever it is: the others wait for word of it
+            error = failure
     failed = bool(multihost_utils.broadcast_one_to_all(np.array(error is not None)))
     if error is not None:
         raise error
     if failed:
-        raise InputError("the first process of the run refused its input; its message says why")
+        raise InputError("the first process could not write the folder of the run; its message says why")

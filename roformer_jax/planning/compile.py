@@ -74,10 +74,11 @@ def compile_update(experiment: Experiment, steps: int, devices: list[jax.Device]
     """Compile an experiment's update for devices that need not be there.
 
     Raises:
-      InputError: a mesh that does not cover the devices.
+      InputError: a mesh that does not cover the devices, or does not divide the model.
     """
     mesh = make_mesh(experiment.mesh, devices)
     problem = experiment.problem()
+    experiment.model.check_mesh(mesh.shape, problem.batch["ids"].shape[-1])
     platform = {"gpu": "cuda"}.get(devices[0].platform, devices[0].platform)
     began, key = time.monotonic(), jax.random.key(0)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
+from roformer_jax.models import RoFormerConfig
 from roformer_jax.planning.compile import Compiled, compile_update
 from roformer_jax.planning.roofline import Prediction, predict
 from roformer_jax.planning.topology import Slice
@@ -85,7 +86,8 @@ def remedies(experiment: Experiment, devices: int) -> Iterator[tuple[str, Experi
     training, shape = experiment.training, mesh_shape(experiment.mesh, devices)
     across = shape["data"] * shape["fsdp"]
     changes: dict[str, tuple[str, dict]] = {}
-    if shape["data"] > 1:
+    sharded = shape | {"data": 1, "fsdp": across}
+    if shape["data"] > 1 and _divides(experiment.model, sharded, experiment.problem().batch["ids"].shape[-1]):
         changes[f"--mesh.data 1 --mesh.fsdp {across}"] = "mesh", {"data": 1, "fsdp": across}
     parts = [n for n in (2, 4, 8, 16, 32) if n > training.microbatches and training.batch_size % (n * across) == 0]
     for count in dict.fromkeys((*parts[:2], *parts[-1:])):
@@ -109,16 +111,8 @@ def sweep_meshes(experiment: Experiment, devices: int) -> list[tuple[str, Experi
     found = []
     for fsdp, tensor, sequence in itertools.product(_divisors(devices), repeat=3):
         others = fsdp * tensor * sequence
-        divides = (
-            devices % others == 0
-            and rows % (devices // (tensor * sequence)) == 0
-            and model.hidden_size % fsdp == 0
-            and model.num_attention_heads % (tensor * sequence) == 0
-            and model.intermediate_size % tensor == 0
-            and length % sequence == 0
-        )
-        if divides:
-            sizes = {"data": devices // others, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
+        sizes = {"data": devices // others, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
+        if devices % others == 0 and rows % (sizes["data"] * fsdp) == 0 and _divides(model, sizes, length):
             flags = " ".join(f"--mesh.{axis} {size}" for axis, size in sizes.items() if size > 1)
             found.append((flags, _with(experiment, "mesh", **sizes)))
     if not found:
@@ -127,6 +121,15 @@ def sweep_meshes(experiment: Experiment, devices: int) -> list[tuple[str, Experi
             f"{model.num_attention_heads} heads; change training.batch_size or training.microbatches"
         )
     return found
+
+
+def _divides(model: RoFormerConfig, sizes: dict[str, int], length: int) -> bool:
+    """Would a run take this mesh?"""
+    try:
+        model.check_mesh(sizes, length)
+    except InputError:
+        return False
+    return True
 
 
 def _divisors(number: int) -> list[int]:

@@ -172,3 +172,9 @@ def test_a_compiler_that_is_not_installed_is_named(monkeypatch):
 def test_a_config_of_several_experiments_is_refused():
     with pytest.raises(InputError, match="plan takes one experiment"):
         run_plan(object(), PlanOptions(topology="v5e:2x4"))
+
+
+def test_a_mesh_that_does_not_divide_the_model_is_refused_before_anything_is_compiled():
+    mesh = MeshConfig(tensor=8)
+    with pytest.raises(InputError, match=r"mesh\.sequence = 8 does not divide model\.num_attention_heads"):
+        make_plan(dataclasses.replace(EXPERIMENT, mesh=mesh), PLACE, None)
