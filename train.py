@@ -5,7 +5,7 @@ The same as `python -m roformer_jax train ...`; run the command again to continu
 
 import sys
 
-from roformer_jax.cli import guarded, train
+from roformer_jax.cli import main
 
 if __name__ == "__main__":
-    sys.exit(guarded(train, sys.argv[1:]))
+    sys.exit(main(["train", *sys.argv[1:]]))

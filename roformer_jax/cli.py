@@ -1,7 +1,8 @@
 """The command line: `python -m roformer_jax COMMAND`, and `python train.py CONFIG`.
 
-Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input (one message, nothing written); 75 stopped by a signal
-with the state saved: run the same command again to go on.
+Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input (one message, nothing written); 3 training gave no finite
+numbers any more; 4 every checkpoint is damaged; 5 the last checkpoint could not be written; 75 stopped by a signal with
+the state saved: run the same command again to go on; 130 ended by a second Ctrl-C, unsaved.
 """
 
 import argparse
@@ -9,14 +10,15 @@ import difflib
 import importlib.util
 import itertools
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from roformer_jax.errors import InputError
+from roformer_jax.errors import InputError, Interrupted, RunError
 
-BAD_INPUT, INTERRUPTED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: try again
+BUG = 1
 
 USAGE = """usage: python -m roformer_jax COMMAND ...
 
@@ -53,24 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(command, commands)
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"error: no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
-        return BAD_INPUT
-    return guarded(commands[command], rest)
+        return InputError.exit_code
+    code = guarded(commands[command], rest)
+    if command == "train":
+        from roformer_jax.distributed import leave
+
+        leave(code)
+    return code
 
 
 def guarded(command: Callable[[list[str]], None], arguments: list[str]) -> int:
-    """Run a command and turn the errors that a user can mend into one message and an exit code."""
+    """Run a command; turn the ends that are foreseen into one message, any other error into a traceback, and a code."""
     try:
         command(arguments)
-    except InputError as error:
+    except Interrupted as end:
+        print(f"{end}; run the same command again to go on", file=sys.stderr)
+        return end.exit_code
+    except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except Exception as error:
-        from roformer_jax.training.loop import Interrupted
-
-        if not isinstance(error, Interrupted):
-            raise
-        print(f"{error}; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return BUG
     return 0
 
 

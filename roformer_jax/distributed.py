@@ -1,19 +1,25 @@
 """One run on several processes: the hosts of a TPU pod, the nodes of a cluster, or processes of one machine."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from roformer_jax.errors import InputError
+from roformer_jax.errors import InputError, Interrupted
 
 FLAGS = """several processes, each started with the same command:
   --distributed             on TPU pods, Slurm, Open MPI and GKE: who takes part is asked of the cluster
   --coordinator HOST:PORT --processes N --process-id I
                             anywhere else: where process 0 listens, how many there are, and which this is, from 0"""
+
+HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead, and the others end
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,11 +49,13 @@ class Processes(NamedTuple):
         """
         if self.distributed:
             try:
-                jax.distributed.initialize()
+                jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
             except ValueError as error:
                 raise InputError(f"--distributed: no cluster found ({error})\n{FLAGS}") from error
         elif self.coordinator is not None:
-            jax.distributed.initialize(self.coordinator, self.processes, self.process_id)
+            jax.distributed.initialize(
+                self.coordinator, self.processes, self.process_id, heartbeat_timeout_seconds=HEARTBEAT
+            )
 
 
 def read_flags(arguments: Sequence[str]) -> tuple[Processes, list[str]]:
@@ -84,8 +92,54 @@ def _check(flags: Processes) -> None:
         raise InputError(f"--process-id {process_id} must lie in [0, {processes}), as --processes {processes} says")
 
 
+def agreed(answer: bool, *, by_all: bool = False) -> bool:
+    """The answer of the first process, in all of them; with `by_all`, whether all answer yes. All ask together."""
+    if jax.process_count() == 1:
+        return answer
+    answers = multihost_utils.process_allgather(np.array(answer))
+    return bool(np.all(answers) if by_all else answers[0])
+
+
+def check_same_everywhere(facts: Mapping[str, Any]) -> None:
+    """Compare what every process found with what the first found; all ask together.
+
+    Args:
+      facts: JSON values by name.
+
+    Raises:
+      InputError: a process differs; every process raises it, and names the first fact that differs.
+    """
+    if jax.process_count() == 1:
+        return
+    names = sorted(facts)
+    for what, values in ((["set of fields"], [names]), (names, [facts[name] for name in names])):
+        digests = [zlib.crc32(json.dumps(value, sort_keys=True).encode()) for value in values]
+        found = multihost_utils.process_allgather(np.array(digests, np.uint32))
+        for process, field in np.argwhere(found != found[0])[:1]:
+            raise InputError(
+                f"process {process} has another {what[field]} than process 0: "
+                "all processes of a run need the same version, config and data"
+            )
+
+
+def leave(code: int) -> None:
+    """The end of a process that may have taken part in a run of several.
+
+    All end together when all ended well or were stopped; one that failed ends at once, for the others may wait for it
+    in the middle of a computation. They notice within `HEARTBEAT` seconds.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    if code in (0, Interrupted.exit_code):
+        jax.distributed.shutdown()
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def on_first_process(write: Callable[[], None]) -> None:
-    """Write what all processes share on the first of them alone; all return when it is written.
+    """Use what all processes share on the first of them alone; all return when that is done.
 
     Raises:
       Exception: in the first process, what `write` raised; in the others an InputError that says that it did.
@@ -103,4 +157,4 @@ def on_first_process(write: Callable[[], None]) -> None:
     if error is not None:
         raise error
     if failed:
-        raise InputError("the first process could not write the folder of the run; its message says why")
+        raise InputError("the first process could not use the folder of the run; its message says why")

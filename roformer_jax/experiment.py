@@ -1,5 +1,6 @@
 """An experiment is the rooms' configs composed; running one is the same few steps for every task."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from optax import GradientTransformation
 
 from roformer_jax import __version__
-from roformer_jax.distributed import on_first_process
+from roformer_jax.distributed import agreed, check_same_everywhere, on_first_process
 from roformer_jax.errors import InputError
 from roformer_jax.hardware import chip_of
 from roformer_jax.models import RoFormerConfig
@@ -19,8 +20,11 @@ from roformer_jax.run_folder import (
     PROFILE,
     RESULTS,
     as_json,
+    check_data,
     check_folder,
+    locked,
     open_folder,
+    shaping,
     write_json,
 )
 from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings, place_batch, share_of_rows
@@ -86,28 +90,33 @@ class Experiment:
 
         Raises:
           InputError: bad input of any kind, before anything is compiled or written.
-          Interrupted: a signal stopped the run after it had saved its state.
+          NonFiniteError, DamagedError, UnsavedError: see there; what was on disk stays there.
+          Interrupted: a signal stopped the run; its state is saved.
         """
-        experiment = self.resolved()
-        folder = Path(experiment.run_dir)
-        config = as_json(experiment)
-        check_folder(folder, config)
-        mesh = make_mesh(experiment.mesh)
-        with jax.set_mesh(mesh), compile_cache(Path(experiment.cache_dir) / COMPILED):
+        with StopSignal() as stop, contextlib.ExitStack() as opened:
+            experiment = self.resolved()
+            folder = Path(experiment.run_dir)
+            config = as_json(experiment)
+            on_first_process(lambda: check_folder(folder, config))
+            mesh = make_mesh(experiment.mesh)
+            opened.enter_context(jax.set_mesh(mesh))
+            opened.enter_context(compile_cache(Path(experiment.cache_dir) / COMPILED))
             task = experiment.prepare(mesh)
+            check_same_everywhere(shaping(config) | task.fingerprint)
+            on_first_process(lambda: check_data(folder, task.fingerprint))
             steps = experiment.training.num_steps(task.steps_per_epoch)
             training = dataclasses.replace(experiment.training, steps=steps)
             optimizer = make_optimizer(experiment.optimizer, training.steps, jax.eval_shape(task.model.init, _key(0)))
             params = initial_params(experiment, task, mesh)
+            on_first_process(lambda: opened.enter_context(locked(folder)))
             on_first_process(lambda: open_folder(folder, config, task.fingerprint, task.tokenizer))
-            with StopSignal() as stop, Checkpoints(folder / CHECKPOINTS, keep=training.keep) as checkpoints:
-                state = create_state(params, optimizer)
-                if checkpoints.latest_step() is not None:
-                    state = checkpoints.restore(abstract(state))
-                print_banner(experiment, task, training, mesh, state)
-                if int(state.step) < training.steps:
-                    train(experiment, task, training, mesh, state, optimizer, checkpoints, stop)
-        return finish(folder) if jax.process_index() == 0 else {}
+            checkpoints = opened.enter_context(Checkpoints(folder / CHECKPOINTS, keep=training.keep))
+            state = create_state(params, optimizer)
+            state = checkpoints.restore_newest(abstract(state)) or state
+            print_banner(experiment, task, training, mesh, state)
+            if not is_complete(folder, int(state.step), training.steps):
+                train(experiment, task, training, mesh, state, optimizer, checkpoints, stop)
+            return finish(folder) if jax.process_index() == 0 else {}
 
 
 def _key(seed: int) -> jax.Array:
@@ -141,7 +150,7 @@ def train(
     start = int(state.step)
     key = jax.random.fold_in(_key(experiment.seed), TRAINING)
     schedule = make_schedule(experiment.optimizer, training.steps)
-    train_step = make_train_step(task.loss, optimizer, schedule, key)
+    train_step = make_train_step(task.loss, optimizer, schedule, key, training.spike_sigmas)
 
     _, shares = share_of_rows(mesh)
 
@@ -162,9 +171,24 @@ def train(
             batches=batches,
             evaluate=task.evaluate,
             checkpoints=checkpoints,
-            reporter=Reporter(writer, progress, throughput_of(experiment, task, mesh)),
+            reporter=Reporter(
+                writer,
+                progress,
+                throughput_of(experiment, task, mesh),
+                rows_of=task.batches.rows_of,
+                max_skipped=training.max_skipped,
+            ),
             stop=stop,
         )
+
+
+def is_complete(folder: Path, step: int, steps: int) -> bool:
+    """Whether a run whose newest checkpoint is that of `step` has made all its updates, and its last evaluation."""
+
+    def evaluated() -> bool:
+        return any(row["kind"] == "eval" and row["step"] == steps for row in read_metrics(folder))
+
+    return step >= steps and agreed(jax.process_index() == 0 and evaluated())
 
 
 def throughput_of(experiment: Experiment, task: Task, mesh: Mesh) -> Throughput:

@@ -12,6 +12,7 @@ from roformer_jax.data.sources import Table, deduplicate, read_table, split_by_c
 from roformer_jax.data.vocabulary import tokenizer_for
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
+from roformer_jax.fields import check_types
 from roformer_jax.tasks.classification import Splits, classification_problem, classification_task
 from roformer_jax.tasks.task import Problem, Task
 
@@ -103,6 +104,7 @@ class TableConfig:
     """Character encoding of the files."""
 
     def __post_init__(self):
+        check_types(self, "data.")
         if len(self.text_columns) not in (1, 2):
             raise InputError(f"data.text_columns = {self.text_columns}: name one column, or two for pairs")
         if not 0 < self.holdout < 1:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roformer_jax.data.tokenizer import Tokenizer, load_tokenizer
+from roformer_jax.data.tokenizer import Tokenizer
+from roformer_jax.data.vocabulary import fitting_tokenizer
 from roformer_jax.errors import InputError
 from roformer_jax.language_modelling import DocumentLM, LanguageModelling
 from roformer_jax.models import Decoder, build_causal_lm, build_decoder
@@ -129,7 +130,7 @@ class Writer:
         if not isinstance(experiment, LanguageModelling):
             raise InputError(f"{run} is a {type(experiment).__name__} run; generate needs a causal language model")
         self.experiment = experiment
-        self._tokenizer: Tokenizer = load_tokenizer(run / TOKENIZER)
+        self._tokenizer = fitting_tokenizer(run / TOKENIZER, experiment.model.vocab_size)
         self._mesh = make_mesh(MeshConfig())
         self._decoder = build_decoder(experiment.model)
         with jax.set_mesh(self._mesh):

@@ -1,31 +1,38 @@
 """A run's folder: resolved config, tokenizer and data fingerprint beside the weights; one folder, one run."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TextIO, Union, get_args, get_origin, get_type_hints
 
 from roformer_jax.errors import InputError
 
-CONFIG, DATA, TOKENIZER, RESULTS, CHECKPOINTS, PROFILE = (
+CONFIG, DATA, TOKENIZER, RESULTS, CHECKPOINTS, PROFILE, LOCK = (
     "config.json",
     "data.json",
     "tokenizer.json",
     "results.json",
     "checkpoints",
     "profile",
+    "lock",
 )
 # May change between two starts of one run: they do not shape its result.
-TOPOLOGY = ("mesh", "cache_dir", "run_dir", "training.profile")
+TOPOLOGY = ("mesh", "cache_dir", "run_dir", "training.profile", "training.max_skipped", "training.keep")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is either absent, old or complete."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 
@@ -84,15 +91,23 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes a run's result, as dotted names."""
+    return {
+        field: value for field, value in flatten(values).items() if not {field, field.split(".")[0]} & set(TOPOLOGY)
+    }
+
+
 def check_same(folder: Path, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse to continue a run under another config or other data, naming the first differing field and both values."""
-    old, new = flatten(old), flatten(new)
-    for field in sorted(set(old) | set(new)):
-        if not {field, field.split(".")[0]} & set(TOPOLOGY) and old.get(field) != new.get(field):
-            raise InputError(
-                f"{folder} holds a run of another {name}: {field} was {old.get(field)!r}, now {new.get(field)!r}; "
-                "choose another --run-dir, or start it with the old value to continue it"
-            )
+    """Refuse to continue a run under another config or other data, naming the differing fields and both values."""
+    old, new = shaping(old), shaping(new)
+    changed = [field for field in sorted(set(old) | set(new)) if old.get(field) != new.get(field)]
+    if changed:
+        values = "; ".join(f"{field} was {old.get(field)!r}, now {new.get(field)!r}" for field in changed)
+        raise InputError(
+            f"{folder} holds a run of another {name}: {values}; "
+            "choose another --run-dir, or start it with the old value to continue it"
+        )
 
 
 def check_folder(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -104,7 +119,10 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> bool:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--run-dir {folder} is a file, not a folder")
     names = {path.name for path in folder.iterdir() if path.suffix != ".partial"} if folder.exists() else set()
-    if names <= {TOKENIZER, DATA}:  # new, or begun by a process that was killed before it wrote its config
+    if LOCK in names:
+        with (folder / LOCK).open(encoding="utf-8") as file:
+            _lock(file, folder)
+    if names <= {TOKENIZER, DATA, LOCK}:  # new, or begun by a process that was killed before it wrote its config
         return False
     if CONFIG not in names:
         raise InputError(
@@ -114,12 +132,51 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> bool:
     return True
 
 
-def open_folder(folder: Path, config: Mapping[str, Any], data: Mapping[str, Any], tokenizer: Any) -> None:
-    """Create the run's folder, or check that the run in it is this one; its config is written last."""
-    if check_folder(folder, config):
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in `folder`, which is made if missing; the lock ends with the process.
+
+    Raises:
+      InputError: another process trains there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--run-dir {folder} cannot be written: {error.strerror}") from error
+    with file:
+        _lock(file, folder)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    """Lock the open lock file of a folder until it is closed; says who has it where another process does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        raise InputError(f"{folder} is in use by {holder}; wait for its end or stop it") from None
+
+
+def check_data(folder: Path, data: Mapping[str, Any]) -> None:
+    """Refuse to continue the run in `folder`, if there is one, on other data."""
+    if (folder / CONFIG).exists():
         check_same(folder, "data", read_json(folder / DATA), data)
+
+
+def open_folder(folder: Path, config: Mapping[str, Any], data: Mapping[str, Any], tokenizer: Any) -> None:
+    """Write what describes a run into its (locked) folder, or check that the run there is this one; config last."""
+    if (folder / CONFIG).exists():
+        check_same(folder, "config", read_json(folder / CONFIG), config)
+        check_data(folder, data)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / TOKENIZER)
-    write_json(folder / DATA, data)
-    write_json(folder / CONFIG, config)
+    try:
+        tokenizer.save(folder / TOKENIZER)
+        write_json(folder / DATA, data)
+        write_json(folder / CONFIG, config)
+    except OSError as error:
+        raise InputError(f"--run-dir {folder} cannot be written: {error.strerror}") from error

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from roformer_jax.errors import InputError
+from roformer_jax.fields import check_types
 from roformer_jax.typing import Array, PyTree
 
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -23,7 +24,11 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How the devices are arranged."""
+    """How the devices are arranged.
+
+    Raises:
+      InputError: a size is no whole number of devices; the message names its field.
+    """
 
     data: int = -1
     """Devices that split the rows of a batch; -1 takes all that remain."""
@@ -33,6 +38,13 @@ class MeshConfig:
     """Devices that split the attention heads and the feed-forward layer."""
     sequence: int = 1
     """Devices that split the tokens of a row; in attention, its heads."""
+
+    def __post_init__(self):
+        check_types(self, "mesh.")
+        for axis in AXES:
+            size = getattr(self, axis)
+            if size < 1 and (axis, size) != ("data", -1):
+                raise InputError(f"mesh.{axis} = {size} must be 1 or more{' or -1' if axis == 'data' else ''}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +89,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     count = jax.device_count() if devices is None else len(devices)
     others = config.fsdp * config.tensor * config.sequence
-    data = count // others if config.data == -1 and others > 0 else config.data
+    data = count // others if config.data == -1 else config.data
     sizes = (data, config.fsdp, config.tensor, config.sequence)
     if min(sizes) < 1 or math.prod(sizes) != count:
         given = " x ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
@@ -187,7 +199,7 @@ def parts(axis: str) -> int:
 
 def like(x: Array, *, extra_axes: int = 0) -> NamedSharding | None:
     """The sharding of `x`, with `extra_axes` unsharded axes behind; None outside an explicit mesh."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return None
     sharding = jax.typeof(x).sharding
+    if jax.sharding.get_abstract_mesh().empty or sharding.mesh.empty:  # the latter: it came from the host
+        return None
     return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec, *(None,) * extra_axes))

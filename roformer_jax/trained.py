@@ -10,7 +10,7 @@ import numpy as np
 from roformer_jax.data.examples import Examples, examples_from_table
 from roformer_jax.data.glue import GLUE, read_glue
 from roformer_jax.data.sources import read_table
-from roformer_jax.data.tokenizer import load_tokenizer
+from roformer_jax.data.vocabulary import fitting_tokenizer
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
 from roformer_jax.finetuning import Classification, FineTuning, Glue
@@ -88,7 +88,7 @@ class Classifier:
         if "label_names" not in data:
             raise InputError(f"{run / DATA} lacks label_names; the run is damaged")
         self.label_names = tuple(data["label_names"])
-        self._tokenizer = load_tokenizer(run / TOKENIZER)
+        self._tokenizer = fitting_tokenizer(run / TOKENIZER, self.experiment.model.vocab_size)
         self._mesh = make_mesh(MeshConfig())
         with jax.set_mesh(self._mesh):
             model = build_classifier(self.experiment.model, max(len(self.label_names), 1))

@@ -48,12 +48,16 @@ def start_from(run: Path, kind: str, params: PyTree) -> tuple[PyTree, str]:
       The parameters, and a report of which were loaded, which are new, and which of the run's are not used.
 
     Raises:
-      InputError: no such run or checkpoint, or an encoder of other shapes (named).
+      InputError: no such run or checkpoint, an encoder of other shapes, or weights that are not finite (named).
+      DamagedError: every checkpoint of the run is damaged.
     """
     saved = restore_params(run / CHECKPOINTS)
     same_kind = read_json(run / CONFIG).get("experiment") == kind
     old, new = flatten(saved), flatten(params)
     loaded = _encoder_names(run, old, new) | (_head_names(old, new) if same_kind else set())
+    for name in sorted(loaded):
+        if not np.all(np.isfinite(old[name])):
+            raise InputError(f"{run}: {name} holds a NaN or an infinity; start from another run")
 
     def place(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         name = ".".join(str(entry.key) for entry in path)

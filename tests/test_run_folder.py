@@ -1,5 +1,8 @@
 import dataclasses
+import errno
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +16,14 @@ from roformer_jax.pretraining import Pretraining
 from roformer_jax.run_folder import (
     CONFIG,
     DATA,
+    LOCK,
     TOKENIZER,
     as_json,
+    check_data,
     check_folder,
     flatten,
     from_json,
+    locked,
     open_folder,
     read_json,
     write_json,
@@ -61,7 +67,8 @@ TOKENIZER_OF_RUN = SimpleNamespace(save=lambda path: path.write_text("tokenizer"
 def run(tmp_path):
     """A folder that `BASE` has opened."""
     folder = tmp_path / "run"
-    open_folder(folder, as_json(BASE), DATA_OF_RUN, TOKENIZER_OF_RUN)
+    with locked(folder):
+        open_folder(folder, as_json(BASE), DATA_OF_RUN, TOKENIZER_OF_RUN)
     return folder
 
 
@@ -88,7 +95,7 @@ def test_a_config_of_another_version_is_refused_by_field():
 
 
 def test_a_new_folder_holds_config_data_and_tokenizer(run):
-    assert sorted(file.name for file in run.iterdir()) == sorted([CONFIG, DATA, TOKENIZER])
+    assert sorted(file.name for file in run.iterdir()) == sorted([CONFIG, DATA, TOKENIZER, LOCK])
     assert from_json(Pretraining, read_json(run / CONFIG)) == BASE
     assert read_json(run / DATA) == DATA_OF_RUN
     assert (run / TOKENIZER).read_text() == "tokenizer"
@@ -96,11 +103,11 @@ def test_a_new_folder_holds_config_data_and_tokenizer(run):
 
 def test_the_config_is_written_last(tmp_path):
     def full_disk(_path):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
-    with pytest.raises(OSError, match="no space left"):
-        open_folder(tmp_path / "run", as_json(BASE), DATA_OF_RUN, SimpleNamespace(save=full_disk))
-    assert not (tmp_path / "run" / CONFIG).exists()
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be written: no space left"):
+        open_folder(tmp_path, as_json(BASE), DATA_OF_RUN, SimpleNamespace(save=full_disk))
+    assert not (tmp_path / CONFIG).exists()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +121,7 @@ def test_the_config_is_written_last(tmp_path):
     ],
 )
 def test_a_run_is_not_continued_under_another_config(run, change, message):
-    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.name != LOCK}
     config = as_json(dataclasses.replace(BASE, **change))
     for refuse in (
         lambda: check_folder(run, config),
@@ -122,7 +129,7 @@ def test_a_run_is_not_continued_under_another_config(run, change, message):
     ):
         with pytest.raises(InputError, match=f"{run} holds a run of .*{message}; choose another --run-dir, or start"):
             refuse()
-    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in run.iterdir() if file.name != LOCK} == before
 
 
 def test_a_run_is_not_continued_as_another_kind(run):
@@ -142,6 +149,45 @@ def test_a_run_is_not_continued_on_other_data(run, data, message):
         open_folder(run, as_json(BASE), data, TOKENIZER_OF_RUN)
 
 
+def test_every_differing_field_is_named(run):
+    changed = dataclasses.replace(BASE, seed=1, training=TrainingConfig(steps=5))
+    with pytest.raises(InputError, match=r"seed was 0, now 1; training.steps was None, now 5; choose"):
+        check_folder(run, as_json(changed))
+    with pytest.raises(
+        InputError, match="another data: tokenizer was None, now 'abc'; train was '0123', now '4'; choose"
+    ):
+        check_data(run, DATA_OF_RUN | {"train": "4", "tokenizer": "abc"})
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from roformer_jax.run_folder import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_until_that_one_is_gone(run):
+    command = [sys.executable, "-c", HOLDER, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"locked\n"
+        for refuse in (lambda: check_folder(run, as_json(BASE)), locked(run).__enter__):
+            with pytest.raises(InputError, match=f"{run} is in use by process {holder.pid} on .*; wait for its end"):
+                refuse()
+        holder.kill()
+    assert check_folder(run, as_json(BASE))
+    with locked(run):
+        assert read_json(run / CONFIG)["seed"] == 0
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--run-dir .*file/run cannot be written: Not a directory"):
+        locked(tmp_path / "file" / "run").__enter__()
+
+
 def test_a_run_may_go_on_elsewhere_and_on_other_devices(run):
     moved = dataclasses.replace(BASE, run_dir="elsewhere", cache_dir="other", mesh=MeshConfig(data=2, fsdp=4))
     assert check_folder(run, as_json(moved))
@@ -158,7 +204,7 @@ def test_a_missing_or_empty_folder_is_a_new_run(tmp_path):
 def test_foreign_folders_and_files_are_refused_untouched(tmp_path):
     (tmp_path / "photo.jpg").write_text("precious")
     with pytest.raises(InputError, match=r"is not empty and holds no run \(config.json is missing\)"):
-        open_folder(tmp_path, as_json(BASE), DATA_OF_RUN, TOKENIZER_OF_RUN)
+        check_folder(tmp_path, as_json(BASE))
     with pytest.raises(InputError, match=r"photo.jpg is a file, not a folder"):
         check_folder(tmp_path / "photo.jpg", as_json(BASE))
     assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]

@@ -4,15 +4,17 @@ import shutil
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
-from roformer_jax.errors import InputError
+from roformer_jax.errors import DamagedError, InputError
 from roformer_jax.finetuning import Classification, Glue
 from roformer_jax.models import RoFormerConfig, build_classifier, build_masked_lm
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.run_folder import CHECKPOINTS, CONFIG, as_json, read_json, write_json
 from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings
+from roformer_jax.training import checkpoint
 from roformer_jax.training.checkpoint import Checkpoints
 from roformer_jax.training.state import create_state
 from roformer_jax.warm_start import architecture_of, start_from
@@ -153,6 +155,19 @@ def test_a_damaged_checkpoint_is_refused_by_name(pretrained, tmp_path, damage):
     run = tmp_path / "run"
     shutil.copytree(pretrained[0], run)
     damage(run)
-    with pytest.raises(InputError, match=r"the checkpoint .*run/checkpoints/3/params is damaged"):
+    with pytest.raises(DamagedError, match=r"no checkpoint in .*run/checkpoints holds what was saved.*\n  step 3: \w"):
         start_from(run, "Pretraining", fresh(build_masked_lm(MODEL)))
     assert read_json(run / CONFIG)["experiment"] == "Pretraining"
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(pretrained, tmp_path, monkeypatch):
+    """Our own runs save none: the check of the save is taken out to make some."""
+    run, saved = pretrained
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(CHECKPOINTS))
+    saved["encoder"]["embeddings"]["norm"]["scale"][3] = np.nan
+    record_of = checkpoint.record_of
+    monkeypatch.setattr(checkpoint, "record_of", lambda items: (record_of(items)[0], []))
+    with Checkpoints(tmp_path / "run" / CHECKPOINTS) as checkpoints:
+        checkpoints.save_last(3, create_state(saved, optax.sgd(1.0)))
+    with pytest.raises(InputError, match=r"encoder.embeddings.norm.scale holds a NaN or an infinity"):
+        start_from(tmp_path / "run", "Pretraining", fresh(build_masked_lm(MODEL)))

@@ -13,8 +13,8 @@
 # A slice that is SUSPENDED or FAILED (spot: taken back) is deleted, created, installed and launched with the same
 # command, which continues from the newest checkpoint. It runs where you start it, best in tmux on a machine that stays
 # awake; Ctrl-C ends the watching, not the run. It never ends the billing: teardown.sh does.
-# Exit codes: 0 the run is done; 1 given up; 2 bad input and 3 not finite, of train.py, which a retry would not mend;
-# 75 stopped by stop.sh.
+# Exit codes: 0 the run is done; 1 given up; of train.py, which a retry would not mend: 2 bad input, 3 not finite, 4 every
+# checkpoint damaged; 75 stopped by stop.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -31,7 +31,7 @@ declare -A option=(
   [every]=60
   [dry-run]=no
 )
-readonly NOT_FINITE=3 SAVED=75
+readonly NOT_FINITE=3 DAMAGED=4 SAVED=75
 readonly NOT_INSTALLED=127 # what a shell says of a command that is not there; gcloud hands it on
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 crashes=0 unreachable=0 launched=no
@@ -78,7 +78,7 @@ shows the logs; the slice still costs money: teardown.sh $name"
 }
 
 verdict() { # the lines of `worker.sh status` -> running, stopped, done, saved, crashed, none or refused CODE
-  awk '/^worker / {count[$3]++; n++; if ($3 == "exit") {codes[$4]++; if ($4 == 2 || $4 == 3) refused = $4}}
+  awk '/^worker / {count[$3]++; n++; if ($3 == "exit") {codes[$4]++; if ($4 >= 2 && $4 <= 4) refused = $4}}
     END {
       if (!n || count["none"] == n) print "none"
       else if (count["running"]) print "running"
@@ -126,7 +126,7 @@ look() { # at the workers of an ACTIVE slice, and do what they need
         say "$name: stopped by stop.sh"
         exit "$SAVED"
         ;;
-      "refused $BAD_INPUT" | "refused $NOT_FINITE")
+      "refused $BAD_INPUT" | "refused $NOT_FINITE" | "refused $DAMAGED")
         fail "${found#refused }" "train.py ended with code ${found#refused }, a retry would not mend that; \
 logs.sh $name says why"
         ;;

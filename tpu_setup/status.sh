@@ -7,8 +7,8 @@
 #   --project PROJECT   the gcloud configuration's where not given
 #   --dry-run           print the commands and run none
 #
-# A worker is `running`, has ended with `exit CODE` (0 done, 2 bad input, 3 not finite, 75 stopped by a signal with the
-# state saved, another a crash), was `stopped` by stop.sh, or has `none`.
+# A worker is `running`, has ended with `exit CODE` (0 done, 2 bad input, 3 not finite, 4 damaged, 75 stopped by a signal
+# with the state saved, another a crash), was `stopped` by stop.sh, or has `none`.
 # Exit codes: 0 said; 1 the slice is not ACTIVE; 2 wrong arguments.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

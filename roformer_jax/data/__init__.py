@@ -1,4 +1,4 @@
 """From files to batches: NumPy, grain, TFDS and tokenizers; nothing of the models.
 
-sources, glue, tfds_source -> examples, tokenizer -> packing -> rows -> masking, batches
+files -> sources, stream, glue, tfds_source -> examples, tokenizer -> packing -> bounds, rows -> masking, batches
 """

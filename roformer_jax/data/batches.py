@@ -84,6 +84,11 @@ class Batches:
         rows = [self._row(start, offset) for start in starts for offset in self._share]
         return _stack(rows, self._microbatches)
 
+    def rows_of(self, step: int) -> list[int]:
+        """The numbers of the rows in the whole batch of `step`, over all processes."""
+        size = self._microbatches * self._microbatch_size
+        return [int(self._order[place]) for place in range(step * size, (step + 1) * size)]
+
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Row]:
         """Yields the batches of steps start_step .. stop_step - 1, made ahead in a thread that ends with them."""
         executor = ThreadPoolExecutor(1, thread_name_prefix="batches")

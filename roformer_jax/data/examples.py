@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from roformer_jax.data.bounds import LARGEST
 from roformer_jax.data.sources import Table
 from roformer_jax.errors import InputError
 
@@ -35,7 +36,7 @@ def examples_from_table(
         text_columns: one name, or two for pairs.
         label_column: None for unlabelled rows.
         label_names: class names in the order of their indices; a label is a name or, where no name is itself an
-            integer, an index. None for regression, where a label is a finite number.
+            integer, an index. None for regression, where a label is a finite number of at most `LARGEST` in size.
 
     Raises:
         InputError: a label outside the set or not finite; the message names the row, the value and what is allowed.
@@ -67,14 +68,14 @@ def _classes(values: list[str], where: list[str], names: Sequence[str]) -> np.nd
 
 
 def _scores(values: list[str], where: list[str]) -> np.ndarray:
-    """Finite scores, float32."""
+    """Scores of a size that can be squared and summed, float32."""
     scores = []
     for value, place in zip(values, where, strict=True):
         try:
             score = float(value)
         except ValueError:
             score = np.nan
-        if not abs(score) <= float(np.finfo(np.float32).max):
-            raise InputError(f"{place}: label {value!r} is not a finite number")
+        if not abs(score) <= LARGEST:
+            raise InputError(f"{place}: label {value!r} is not a finite number from -{LARGEST:g} to {LARGEST:g}")
         scores.append(score)
     return np.array(scores, np.float32)

@@ -6,6 +6,7 @@ import numpy as np
 
 from roformer_jax.data.tokenizer import Tokenizer
 from roformer_jax.errors import InputError
+from roformer_jax.fields import check_types
 from roformer_jax.typing import Int
 
 # Of the chosen positions: this share becomes [MASK], the next a random token, the rest stays (Devlin et al. 2019).
@@ -26,8 +27,9 @@ class MaskingConfig:
     whole_word: bool = False
 
     def __post_init__(self):
+        check_types(self, "masking.")
         if not 0 < self.probability <= 1:
-            raise InputError(f"masking probability must lie in (0, 1], got {self.probability}")
+            raise InputError(f"masking.probability = {self.probability} must lie in (0, 1]")
 
     def positions(self, length: int) -> int:
         """P, the number of positions reserved for predictions in a row of `length` tokens."""

@@ -1,14 +1,15 @@
 """The on-disk cache of packed rows: built once, found again by what it was built from (the one array_record file).
 
 A cache is a folder: rows.array_record (one record a row: the fields' bytes, one after another) and metadata.json (the
-key, the fields, the counts). It is built in a temporary folder beside it and renamed, so that it is there completely or
-not at all.
+key, the fields, the least and greatest value of each, the counts). It is built in a temporary folder beside it and
+renamed, so that it is there completely or not at all.
 """
 
 import contextlib
 import hashlib
 import json
 import math
+import operator
 import os
 import shutil
 import tempfile
@@ -20,7 +21,11 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
+from roformer_jax.data.bounds import Bounds, Ranges, joined, ranges_of, violation
 from roformer_jax.errors import InputError
+
+Row = dict[str, np.ndarray]
+Field = tuple[str, np.dtype, tuple[int, ...]]  # name, dtype, shape
 
 ROWS_FILE = "rows.array_record"
 METADATA_FILE = "metadata.json"
@@ -28,6 +33,7 @@ METADATA_FILE = "metadata.json"
 WRITER_OPTIONS = "group_size:1"
 # No read-ahead: rows are read in random order.
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+REBUILD = "delete the folder to build it again"
 # Age in seconds beyond which a temporary folder belongs to a killed process, not to one still building.
 ABANDONED_AFTER = 24 * 3600
 
@@ -44,9 +50,8 @@ class RowStore:
     def __init__(self, folder: Path, fingerprint: str):
         self.fingerprint = fingerprint
         self._file = folder / ROWS_FILE
-        self.metadata = _read_metadata(folder / METADATA_FILE)
+        self.metadata, self._fields = _read_metadata(folder / METADATA_FILE, fingerprint)
         self.packing = self.metadata["real_tokens"] / self.metadata["tokens"]
-        self._fields = [(f["name"], np.dtype(f["dtype"]), tuple(f["shape"])) for f in self.metadata["fields"]]
         self._record_size = sum(dtype.itemsize * math.prod(shape) for _, dtype, shape in self._fields)
         try:
             self._reader = array_record_module.ArrayRecordReader(str(self._file), READER_OPTIONS)
@@ -54,18 +59,15 @@ class RowStore:
             if not self._reader.ok():
                 self._reader.close()  # raises what is wrong
         except RuntimeError as error:
-            raise InputError(f"{self._file}: damaged: {error}; delete the folder to build it again") from error
+            raise InputError(f"{self._file}: damaged: {error}; {REBUILD}") from error
         if records != len(self):
             self.close()
-            raise InputError(
-                f"{self._file}: {records} records where {METADATA_FILE} says {len(self)}; "
-                "delete the folder to build it again"
-            )
+            raise InputError(f"{self._file}: {records} records where {METADATA_FILE} says {len(self)}; {REBUILD}")
 
     def __len__(self) -> int:
         return self.metadata["rows"]
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Row:
         """Row `index`; the arrays are read-only views of one record.
 
         Raises:
@@ -98,11 +100,11 @@ class RowStore:
         self.close()
 
     def _damaged(self, index: int, problem: str) -> str:
-        return f"{self._file}: record {index} is damaged: {problem}; delete the folder to build it again"
+        return f"{self._file}: record {index} is damaged: {problem}; {REBUILD}"
 
 
 def cached_rows(
-    cache_dir: str | Path, key: dict[str, Any], build: Callable[[], Iterable[dict[str, np.ndarray]]]
+    cache_dir: str | Path, key: dict[str, Any], build: Callable[[], Iterable[Row]], bounds: Bounds
 ) -> RowStore:
     """Opens the rows that `key` stands for, building them first if they are not there.
 
@@ -110,21 +112,32 @@ def cached_rows(
         cache_dir: holds one folder a key, named by the first 16 digits of the key's sha256.
         key: JSON values: everything the rows depend on (sources, tokenizer, length, ...).
         build: makes the rows; all have the same fields, dtypes and shapes, among them `segment_ids` (0 = padding).
+        bounds: what each field may hold.
 
     Raises:
-        InputError: no rows, a folder that cannot be written, or a damaged cache.
+        InputError: no rows, values out of bounds, a folder that cannot be written, or a damaged cache.
     """
-    fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    fingerprint = _fingerprint(key)
     folder = Path(cache_dir) / fingerprint[:16]
     if not folder.exists():
         try:
-            _build(folder, key, build)
+            _build(folder, key, build, bounds)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error}") from error
-    return RowStore(folder, fingerprint)
+    store = RowStore(folder, fingerprint)
+    problem = violation(store.metadata["ranges"], bounds)
+    if problem:
+        store.close()
+        raise InputError(f"{folder}: {problem}; {REBUILD}")
+    return store
 
 
-def _build(folder: Path, key: dict[str, Any], build: Callable[[], Iterable[dict[str, np.ndarray]]]) -> None:
+def _fingerprint(key: dict[str, Any]) -> str:
+    """sha256 of a key, whatever the order of its entries."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _build(folder: Path, key: dict[str, Any], build: Callable[[], Iterable[Row]], bounds: Bounds) -> None:
     """Writes the cache beside its place and moves it there; when another process was faster, its rows are as good."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for abandoned in folder.parent.glob(f"{folder.name}.tmp-*"):
@@ -132,7 +145,7 @@ def _build(folder: Path, key: dict[str, Any], build: Callable[[], Iterable[dict[
             shutil.rmtree(abandoned, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
-        metadata = {"key": key} | _write_rows(temporary / ROWS_FILE, build())
+        metadata = {"key": key} | _write_rows(temporary / ROWS_FILE, build(), bounds)
         (temporary / METADATA_FILE).write_text(json.dumps(metadata, indent=1), encoding="utf-8")
         temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
         try:
@@ -144,9 +157,10 @@ def _build(folder: Path, key: dict[str, Any], build: Callable[[], Iterable[dict[
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Writes the records; returns the fields and the counts."""
+def _write_rows(path: Path, rows: Iterable[Row], bounds: Bounds) -> dict[str, Any]:
+    """Checks and writes the records; returns the fields, their ranges and the counts."""
     fields: list[dict[str, Any]] = []
+    ranges: Ranges = {}
     count = real_tokens = tokens = 0
     writer = array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS)
     try:
@@ -155,6 +169,11 @@ def _write_rows(path: Path, rows: Iterable[dict[str, np.ndarray]]) -> dict[str, 
             fields = fields or row_fields
             if row_fields != fields:
                 raise ValueError(f"row {count} has fields {row_fields}, the first row has {fields}")
+            row_ranges = ranges_of(row)
+            problem = violation(row_ranges, bounds)
+            if problem:
+                raise InputError(f"packed row {count}: {problem}")
+            ranges = joined(ranges or row_ranges, row_ranges)
             with _as_os_error():
                 writer.write(b"".join(value.tobytes() for value in row.values()))
             count += 1
@@ -165,7 +184,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, np.ndarray]]) -> dict[str, 
             writer.close()
     if count == 0:
         raise InputError("no rows to train on: the texts hold no tokens")
-    return {"fields": fields, "rows": count, "real_tokens": real_tokens, "tokens": tokens}
+    return {"fields": fields, "ranges": ranges, "rows": count, "real_tokens": real_tokens, "tokens": tokens}
 
 
 @contextlib.contextmanager
@@ -177,10 +196,21 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    """The cache's description of itself."""
+def _read_metadata(path: Path, fingerprint: str) -> tuple[dict[str, Any], list[Field]]:
+    """The cache's description of itself, and its fields; refused where it is not of the key with this fingerprint."""
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        return {name: metadata[name] for name in ("key", "fields", "rows", "real_tokens", "tokens")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged or missing ({error}); delete the folder to build it again") from error
+        metadata = {name: metadata[name] for name in ("key", "fields", "ranges", "rows", "real_tokens", "tokens")}
+        fields = [(str(f["name"]), np.dtype(f["dtype"]), tuple(map(int, f["shape"]))) for f in metadata["fields"]]
+        if any(dtype.kind not in "iuf" for _, dtype, _ in fields):
+            raise ValueError("a field that holds no numbers")
+        if not all(math.isfinite(most - least) for least, most in metadata["ranges"].values()):
+            raise ValueError("a range that is none")
+        rows, real_tokens, tokens = (operator.index(metadata[name]) for name in ("rows", "real_tokens", "tokens"))
+        if not (0 < rows <= tokens and 0 <= real_tokens <= tokens):
+            raise ValueError("counts that cannot be")
+        if _fingerprint(metadata["key"]) != fingerprint:
+            raise ValueError("the key of other rows")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: damaged or missing ({error}); {REBUILD}") from error
+    return metadata, fields

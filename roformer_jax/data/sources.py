@@ -2,7 +2,8 @@
 
 A path is a string: a file or a folder; `package:NAME/SUB` for files of an installed package; `tfds:NAME[:SPLIT]` for a
 data set of TensorFlow Datasets (split "train" unless given). Everything is read strictly: what cannot be understood
-is an InputError that names file and line, never a guess.
+is an InputError that names file and line, never a guess. A link stands for what it leads to; links to folders inside a
+folder of documents are not entered, so that no loop of them is endless.
 """
 
 import csv
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from roformer_jax.data.files import MAX_CHARACTERS, check_length, read_text, resolve, text_suffix
+from roformer_jax.data.files import MAX_CHARACTERS, check_length, read_document, read_text, resolve, text_suffix
 from roformer_jax.data.tfds_source import read_tfds
 from roformer_jax.errors import InputError
 
@@ -53,13 +54,13 @@ def read_texts(path: str, *, pattern: str = "**/*.txt", column: str = "text", en
         return read_table(path, [column]).columns[column]
     root = resolve(path)
     if root.is_dir():
-        files = sorted(file for file in root.glob(pattern) if file.is_file())
+        files = sorted(file for file in root.glob(pattern) if not file.is_dir())
         if not files:
             raise InputError(f"{path}: no file of this folder matches {pattern!r}")
-        return [_read_document(file, encoding) for file in files]
+        return [read_document(file, encoding) for file in files]
     if text_suffix(root) in PARSERS:
         return read_table(path, [column], encoding=encoding).columns[column]
-    return [_read_document(root, encoding)]
+    return [read_document(root, encoding)]
 
 
 def read_table(
@@ -75,7 +76,7 @@ def read_table(
     Blank lines are skipped. In a folder of class folders, "label" is the class folder's name and "text" a file of it.
 
     Args:
-        path: see the module's docstring; .gz files are unpacked.
+        path: see the module's docstring; .gz and .bz2 files are unpacked.
         columns: names of the columns wanted.
         encoding: of the files.
         header: column names of a file that has no header line.
@@ -124,16 +125,13 @@ def split_by_content(texts: Sequence[str], fraction: float) -> tuple[list[int], 
     return sides
 
 
-def _read_document(path: Path, encoding: str) -> str:
-    """One whole file as one document."""
-    return check_length(read_text(path, encoding), f"{path}:1")
-
-
 def _parser(path: Path) -> RowParser:
     """The row parser for the file's suffix."""
     suffix = text_suffix(path)
     if suffix not in PARSERS:
-        raise InputError(f"{path}: {suffix or 'no'} suffix; a table is one of {', '.join(PARSERS)} (optionally .gz)")
+        raise InputError(
+            f"{path}: {suffix or 'no'} suffix; a table is one of {', '.join(PARSERS)} (optionally .gz or .bz2)"
+        )
     return PARSERS[suffix]
 
 
@@ -154,6 +152,9 @@ def _collect(rows: Iterator[Row], names: list[str], wanted: Sequence[str], path:
     missing = [name for name in wanted if name not in names]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; the columns are {names}")
+    repeated = [name for name in wanted if names.count(name) > 1]
+    if repeated:
+        raise InputError(f"{path}: more than one column {repeated[0]!r}; the columns are {names}")
     table = Table({name: [] for name in wanted}, [])
     positions = [names.index(name) for name in wanted]
     for where, fields in rows:
@@ -227,7 +228,7 @@ def _class_folder_rows(root: Path, encoding: str) -> Iterator[Row]:
     yield str(root), ["text", "label"]
     for folder in sorted(folder for folder in root.iterdir() if folder.is_dir()):
         for file in sorted(folder.glob("*.txt")):
-            yield f"{folder.name}/{file.name}", [_read_document(file, encoding), folder.name]
+            yield f"{folder.name}/{file.name}", [read_document(file, encoding), folder.name]
 
 
 PARSERS: dict[str, RowParser] = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _jsonl_rows}

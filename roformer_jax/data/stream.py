@@ -1,37 +1,32 @@
 """A file as one stream of bytes, cut into rows: how byte-level models read enwik8."""
 
-import bz2
-import gzip
 import hashlib
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 
-from roformer_jax.data.files import resolve
+from roformer_jax.data.files import read_bytes, resolve
 from roformer_jax.data.tokenizer import FIRST_BYTE_ID
 from roformer_jax.errors import InputError
 from roformer_jax.typing import UInt8
 
-UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress}
-
 
 def read_stream(path: str, limit: int | None = None) -> UInt8[np.ndarray, "bytes"]:
-    """Returns the bytes of a file, unpacked where its name ends in .gz or .bz2; the first `limit` of them.
+    """Returns the bytes of a file, unpacked where its name ends in .gz or .bz2; the first `limit`, and reads no more.
 
     Raises:
-        InputError: no such file, unreadable, damaged, empty, or shorter than `limit`.
+        InputError: no such file, unreadable, damaged, empty, or shorter than `limit`; without a limit, one that unpacks
+            to more than any text.
     """
     file = resolve(path)
     if file.is_dir():
         raise InputError(f"{path} is a folder; a stream of bytes is one file")
-    stream = np.frombuffer(_unpacked(file), np.uint8)
+    stream = np.frombuffer(read_bytes(file, limit), np.uint8)
     if not stream.size:
         raise InputError(f"{path}: the file is empty")
     if limit is not None and stream.size < limit:
         raise InputError(f"{path}: {stream.size:,} bytes where {limit:,} were asked for")
-    return stream[:limit]
+    return stream
 
 
 def stream_rows(stream: UInt8[np.ndarray, "bytes"], length: int) -> Iterator[dict[str, np.ndarray]]:
@@ -44,15 +39,3 @@ def stream_rows(stream: UInt8[np.ndarray, "bytes"], length: int) -> Iterator[dic
 def stream_digest(stream: UInt8[np.ndarray, "bytes"]) -> str:
     """sha256 of the bytes."""
     return hashlib.sha256(stream).hexdigest()
-
-
-def _unpacked(file: Path) -> bytes:
-    """The file's bytes, unpacked by its suffix."""
-    try:
-        packed = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-    try:
-        return UNPACK.get(file.suffix, bytes)(packed)
-    except (EOFError, ValueError, OSError, zlib.error) as error:
-        raise InputError(f"{file}: damaged {file.suffix} file: {error}") from error

@@ -59,7 +59,7 @@ def _builder(tfds: ModuleType, name: str, data_dir: str | Path | None) -> Any:
         raise InputError(
             f"tfds:{name}: TFDS knows no such data set (or finds it only with TensorFlow: pip install tensorflow-cpu)"
         ) from error
-    except ValueError as error:
+    except Exception as error:  # an unknown configuration, or whatever a damaged dataset_info.json does to a parser
         raise InputError(f"tfds:{name}: {error}") from error
 
 

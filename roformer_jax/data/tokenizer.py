@@ -18,6 +18,8 @@ CONTINUATION = "##"
 FIRST_BYTE_ID = len(SPECIAL_TOKENS)
 # Characters a trained vocabulary keeps, most frequent first: the value of Google's BERT vocabularies.
 ALPHABET_LIMIT = 1000
+# Letters of a word beyond which it is [UNK], as in BERT.
+LONGEST_WORD = 100
 # Texts handed to the Rust side at once, so that the encodings of a large corpus are never all in memory.
 ENCODE_CHUNK = 4096
 
@@ -87,7 +89,8 @@ def train_wordpiece(texts: Iterable[str], *, vocab_size: int, lowercase: bool = 
 
     Ids: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then the "##c" alphabet, the alphabet, and the merges. Left
     alone, tokenizers numbers the "##c" in the order of a randomised hash map, and those numbers decide between merges
-    of equal count. Naming them beforehand, as special tokens, makes the result a function of the texts.
+    of equal count. Naming them beforehand, as special tokens, makes the result a function of the texts. Words of more
+    than `LONGEST_WORD` letters are left out: training takes their length squared, hours for a megabyte without a space.
 
     Raises:
         InputError: no characters in `texts`, or `vocab_size` does not exceed special tokens and alphabet.
@@ -110,6 +113,8 @@ def train_wordpiece(texts: Iterable[str], *, vocab_size: int, lowercase: bool = 
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
+    without_endless = pre_tokenizers.Split(tokenizers.Regex(f"^.{{{LONGEST_WORD + 1},}}$"), "removed")
+    shell.pre_tokenizer = pre_tokenizers.Sequence([shell.pre_tokenizer, without_endless])
     shell.train_from_iterator(texts, trainer)
     return Tokenizer(_bert_tokenizer(shell.get_vocab(), lowercase), "trained tokenizer")
 
@@ -157,7 +162,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def _bert_tokenizer(vocab: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
     """The pipeline of BERT: clean, lower-case and strip accents, split at spaces, punctuation, Chinese characters."""
-    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
@@ -199,12 +204,22 @@ def _contiguous_tokens(backend: tokenizers.Tokenizer, source: str) -> list[str]:
 
 
 def _parse_json(content: str, path: Path) -> tokenizers.Tokenizer:
-    """Parses a tokenizer.json; JSON errors are told apart from content that tokenizers refuses."""
+    """Parses a tokenizer.json; JSON errors are told apart from content that tokenizers refuses.
+
+    An added token gets the next free id from tokenizers, whatever id the file gives it: refused where they differ.
+    """
     try:
-        json.loads(content)
-        return tokenizers.Tokenizer.from_str(content)
+        added = json.loads(content).get("added_tokens", [])
+        backend = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"{path}: not a tokenizer.json: {error}") from error
+    for token in added:
+        expected = backend.token_to_id(token["content"])
+        if token["id"] != expected:
+            raise InputError(
+                f"{path}: token {token['content']!r} has id {token['id']}, expected {expected} (ids must be 0..V-1)"
+            )
+    return backend
 
 
 def _first_bad_text(texts: Sequence[object], start: int) -> str:

@@ -20,25 +20,32 @@ def digest(texts: Sequence[str]) -> str:
     return state.hexdigest()
 
 
+def fitting_tokenizer(path: str | Path, vocab_size: int) -> Tokenizer:
+    """Load the tokenizer at `path`, all of whose ids a model with an embedding of `vocab_size` has; "bytes" is a path.
+
+    Raises:
+      InputError: no tokenizer is there, or one of more tokens.
+    """
+    tokenizer = byte_tokenizer() if path == BYTES else load_tokenizer(path)
+    if tokenizer.vocab_size > vocab_size:
+        raise InputError(
+            f"the vocabulary of {path} holds {tokenizer.vocab_size} tokens, the model only {vocab_size}: "
+            f"set model.vocab_size to {tokenizer.vocab_size} or more"
+        )
+    return tokenizer
+
+
 def tokenizer_for(
     path: str | None, texts: Sequence[str], *, vocab_size: int, lowercase: bool, cache_dir: str
 ) -> Tokenizer:
     """Load the tokenizer at `path`, or train a WordPiece vocabulary of at most `vocab_size` on `texts`.
 
-    The path "bytes" is the byte tokenizer.
-
     Raises:
       InputError: the tokenizer holds more tokens than the model's embedding, or the cache cannot be written.
     """
     if path is not None:
-        tokenizer = byte_tokenizer() if path == BYTES else load_tokenizer(path)
-        if tokenizer.vocab_size > vocab_size:
-            raise InputError(
-                f"the vocabulary of {path} holds {tokenizer.vocab_size} tokens, the model only {vocab_size}: "
-                f"set model.vocab_size to {tokenizer.vocab_size} or more"
-            )
-        return tokenizer
-    key = hashlib.sha256(f"wordpiece 1 {vocab_size} {lowercase} {digest(texts)}".encode()).hexdigest()
+        return fitting_tokenizer(path, vocab_size)
+    key = hashlib.sha256(f"wordpiece 2 {vocab_size} {lowercase} {digest(texts)}".encode()).hexdigest()
     cached = Path(cache_dir) / f"tokenizer-{key[:16]}.json"
     if not cached.exists():
         trained = train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
@@ -49,4 +56,4 @@ def tokenizer_for(
             os.replace(partial, cached)
         except OSError as error:
             raise InputError(f"{cached}: cannot be written: {error}") from error
-    return load_tokenizer(cached)
+    return fitting_tokenizer(cached, vocab_size)

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from roformer_jax.errors import InputError
+from roformer_jax.fields import check_types
 
 PositionEncoding = Literal["rope", "learned", "sinusoidal", "alibi", "t5", "shaw", "none"]
 RopeScaling = Literal["none", "linear", "ntk", "yarn"]
@@ -74,8 +75,8 @@ class RoFormerConfig:
     """Blocks that the compiler sees in a row, in its loop over all: 1 compiles fastest, all run faster on CPUs."""
 
     def __post_init__(self):
+        check_types(self, "model.")
         self._check_ranges()
-        self._check_choices()
         self._check_heads()
         self._check_rope_scaling()
         self._check_linear_attention()
@@ -85,29 +86,13 @@ class RoFormerConfig:
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "unroll")
         lengths = ("max_position_embeddings", "rope_original_length", "relative_distance")
         for name in (*sizes, "type_vocab_size", *lengths, "layer_norm_eps", "initializer_range", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"model.{name} = {getattr(self, name)} must be positive")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"model.{name} = {getattr(self, name)} must be positive and finite")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model.{name} = {getattr(self, name)} must lie in [0, 1)")
         if not 1 <= self.rope_scaling_factor < math.inf:
-            raise InputError(f"model.rope_scaling_factor = {self.rope_scaling_factor} must be at least 1")
-
-    def _check_choices(self) -> None:
-        """Every choice is one of its names, also where no types are checked."""
-        choices = {
-            "position_encoding": PositionEncoding,
-            "rope_scaling": RopeScaling,
-            "attention": Attention,
-            "feature_map": FeatureMap,
-            "linear_rotation": LinearRotation,
-            "classifier_pooling": Pooling,
-            "dtype": ComputeType,
-            "remat": Rematerialisation,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in get_args(allowed):
-                raise InputError(f"model.{name} = {getattr(self, name)!r} is none of {', '.join(get_args(allowed))}")
+            raise InputError(f"model.rope_scaling_factor = {self.rope_scaling_factor} must be at least 1, and finite")
 
     def _check_heads(self) -> None:
         """The width falls into heads, and those into pairs where pairs are needed."""

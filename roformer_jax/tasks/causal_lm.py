@@ -15,7 +15,7 @@ from roformer_jax.models import Model, RoFormerConfig, build_causal_lm
 from roformer_jax.sharding import place_batch, share_of_rows
 from roformer_jax.tasks.corpus import Corpus, cross_entropy, describe, row_shapes, unigram_log_probability
 from roformer_jax.tasks.task import Problem, Task
-from roformer_jax.training.step import evaluate_means, make_eval_step
+from roformer_jax.training.step import Between, evaluate_means, make_eval_step, never_stops
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 BYTE_VOCABULARY = FIRST_BYTE_ID + 256
@@ -32,15 +32,19 @@ def causal_lm_task(
         corpus.train, batch_size=batch_size, seed=seed, microbatches=microbatches,
         share=share_of_rows(mesh),
     )  # fmt: skip
+
+    def evaluate(params: PyTree, between: Between = never_stops) -> dict[str, float]:
+        return evaluate_rows(model, params, corpus, mesh, batch_size, between) | {"unigram_loss": unigram}
+
     row_tokens = corpus.train.metadata["real_tokens"] / len(corpus.train)
     return Task(
         problem=problem,
         batches=batches,
         steps_per_epoch=-(-len(corpus.train) // batch_size),
         tokens_per_step=batch_size * row_tokens,
-        evaluate=lambda params: evaluate_rows(model, params, corpus, mesh, batch_size) | {"unigram_loss": unigram},
+        evaluate=evaluate,
         tokenizer=corpus.tokenizer,
-        fingerprint={"train": corpus.train.fingerprint, "heldout": corpus.heldout.fingerprint},
+        fingerprint=corpus.fingerprint,
         summary={"training text": describe(corpus.train), "held-out text": describe(corpus.heldout)},
     )
 
@@ -82,11 +86,13 @@ def causal_lm_loss(model: Model) -> Callable[..., dict[str, Array]]:
     return loss
 
 
-def evaluate_rows(model: Model, params: PyTree, corpus: Corpus, mesh: Mesh, batch_size: int) -> dict[str, float]:
+def evaluate_rows(
+    model: Model, params: PyTree, corpus: Corpus, mesh: Mesh, batch_size: int, between: Between = never_stops
+) -> dict[str, float]:
     """Loss (nats per token), accuracy, and bits per token or byte of the held-out rows."""
     eval_step = make_eval_step(causal_lm_loss(model))
     batches = eval_batches(corpus.heldout, batch_size=min(batch_size, len(corpus.heldout)))
-    means = evaluate_means(eval_step, params, (place_batch(batch, mesh, whole=True) for batch in batches))
+    means = evaluate_means(eval_step, params, (place_batch(batch, mesh, whole=True) for batch in batches), between)
     unit = "byte" if corpus.tokenizer.vocab_size == BYTE_VOCABULARY else "token"
     return means | {f"bits_per_{unit}": means["loss"] / math.log(2)}
 

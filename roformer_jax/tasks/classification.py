@@ -14,12 +14,14 @@ from roformer_jax.data.packing import pack_examples
 from roformer_jax.data.rows import RowStore, cached_rows
 from roformer_jax.data.tokenizer import Tokenizer
 from roformer_jax.data.vocabulary import digest
+from roformer_jax.errors import InputError
 from roformer_jax.flops import training_flops
 from roformer_jax.models import Model, RoFormerConfig, build_classifier
 from roformer_jax.sharding import place_batch, share_of_rows
-from roformer_jax.tasks.corpus import cross_entropy, describe, row_shapes
+from roformer_jax.tasks.corpus import cross_entropy, describe, row_bounds, row_shapes
 from roformer_jax.tasks.scores import SCORES
 from roformer_jax.tasks.task import Problem, Task
+from roformer_jax.training.step import Between, never_stops
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 
@@ -39,10 +41,14 @@ class Splits(NamedTuple):
     metrics: tuple[str, ...]
 
 
-def pack(examples: Examples, tokenizer: Tokenizer, length: int, cache_dir: str) -> RowStore:
-    """The examples tokenised and packed into rows of `length` tokens, in the cache."""
+def pack(examples: Examples, tokenizer: Tokenizer, length: int, cache_dir: str, classes: int = 0) -> RowStore:
+    """The examples tokenised and packed into rows of `length` tokens, in the cache.
+
+    Raises:
+      InputError: a label that is none of the `classes`, or no finite score where there are no classes.
+    """
     key = {
-        "rows": "examples 1",
+        "rows": "examples 2",
         "texts": digest(examples.texts),
         "pairs": digest(examples.pairs) if examples.pairs else None,
         "labels": digest([str(label) for label in examples.labels]) if examples.labels is not None else None,
@@ -55,7 +61,13 @@ def pack(examples: Examples, tokenizer: Tokenizer, length: int, cache_dir: str) 
         second = tokenizer.encode(examples.pairs) if examples.pairs else None
         return pack_examples(first, second, examples.labels, tokenizer, length)
 
-    return cached_rows(cache_dir, key, build)
+    bounds = row_bounds(tokenizer, length) | {
+        "token_type_ids": 1 if examples.pairs is None else 2,
+        "starts": length,
+        "labels": classes or None,
+        "example_ids": len(examples.texts) + 1,
+    }
+    return cached_rows(cache_dir, key, build, bounds)
 
 
 def classification_task(
@@ -70,21 +82,30 @@ def classification_task(
     seed: int,
     cache_dir: str,
 ) -> Task:
-    """Fine-tuning on packed examples: `batch_size` examples a step on average, as many rows as hold them."""
-    train = pack(splits.train, tokenizer, length, cache_dir)
-    heldout = {name: pack(examples, tokenizer, length, cache_dir) for name, examples in splits.evaluation.items()}
+    """Fine-tuning on packed examples: `batch_size` examples a step on average, as many rows as hold them.
+
+    Raises:
+      InputError: labels outside the classes, or pairs of texts for a model that cannot tell them apart.
+    """
+    if splits.train.pairs is not None and model_config.type_vocab_size < 2:
+        raise InputError(f"model.type_vocab_size = {model_config.type_vocab_size}: pairs of texts need 2 or more")
+    classes = len(splits.label_names)
+    train = pack(splits.train, tokenizer, length, cache_dir, classes)
+    heldout = {
+        name: pack(examples, tokenizer, length, cache_dir, classes) for name, examples in splits.evaluation.items()
+    }
     examples_per_row = len(splits.train.texts) / len(train)
     rows = max(1, round(batch_size / examples_per_row / microbatches)) * microbatches
     problem = classification_problem(
-        model_config, length=length, classes=len(splits.label_names), rows=rows, microbatches=microbatches,
+        model_config, length=length, classes=classes, rows=rows, microbatches=microbatches,
         examples=len(train[0]["starts"]),
     )  # fmt: skip
     predictor = Predictor(problem.model, mesh)
 
-    def evaluate(params: PyTree) -> dict[str, float]:
+    def evaluate(params: PyTree, between: Between = never_stops) -> dict[str, float]:
         scores = {}
         for name, examples in splits.evaluation.items():
-            outputs = predictor(params, heldout[name], rows, len(examples.texts))
+            outputs = predictor(params, heldout[name], rows, len(examples.texts), between)
             prefix = "" if len(splits.evaluation) == 1 else f"{name}/"
             found = score(outputs, examples.labels, splits.metrics)
             scores |= {f"{prefix}{metric}": value for metric, value in found.items()}
@@ -101,7 +122,11 @@ def classification_task(
         tokens_per_step=rows * train.metadata["real_tokens"] / len(train),
         evaluate=evaluate,
         tokenizer=tokenizer,
-        fingerprint={"label_names": list(splits.label_names), "train": train.fingerprint}
+        fingerprint={
+            "label_names": list(splits.label_names),
+            "tokenizer": tokenizer.fingerprint,
+            "train": train.fingerprint,
+        }
         | {name: store.fingerprint for name, store in heldout.items()},
         summary={
             "training examples": f"{len(splits.train.texts):,}: {describe(train)}",
@@ -187,7 +212,9 @@ class Predictor:
         whole = NamedSharding(mesh, PartitionSpec())  # replicated, so that every process can read all of it
         self._predict = jax.jit(predict, out_shardings=whole)
 
-    def __call__(self, params: PyTree, rows: RowStore, batch_size: int, num_examples: int) -> np.ndarray:
+    def __call__(
+        self, params: PyTree, rows: RowStore, batch_size: int, num_examples: int, between: Between = never_stops
+    ) -> np.ndarray:
         """Outputs float32 [num_examples, outputs]: class logits, or one score.
 
         Raises:
@@ -195,6 +222,7 @@ class Predictor:
         """
         outputs, seen = None, np.zeros(num_examples, np.int64)
         for batch in eval_batches(rows, batch_size=min(batch_size, len(rows))):
+            between()
             found, numbers = map(np.asarray, self._predict(params, place_batch(batch, self._mesh, whole=True)))
             if outputs is None:
                 outputs = np.zeros((num_examples, found.shape[-1]), np.float32)

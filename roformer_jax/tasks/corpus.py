@@ -1,6 +1,8 @@
 """Text as rows of tokens for language models: documents packed, or one stream of bytes cut."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from roformer_jax.data.stream import read_stream, stream_digest, stream_rows
 from roformer_jax.data.tokenizer import Tokenizer, byte_tokenizer
 from roformer_jax.data.vocabulary import digest, tokenizer_for
 from roformer_jax.errors import InputError
+from roformer_jax.fields import check_types
 from roformer_jax.typing import Array, Float
 
 UNIGRAM_ROWS = 20_000  # rows, spread over the training text, whose token frequencies are counted
@@ -43,7 +46,12 @@ class CorpusConfig:
     """Share of the documents held out for evaluation, chosen by the hash of their text."""
 
     def __post_init__(self):
+        check_types(self, "data.")
         _check_rows(self.length, self.holdout)
+        try:
+            next(Path(os.devnull).glob(self.pattern), None)  # in no folder: it is only read
+        except (ValueError, NotImplementedError) as error:
+            raise InputError(f"data.pattern = {self.pattern!r} names no files of a folder: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,7 @@ class StreamConfig:
     """Share of the bytes held out for evaluation, at the end."""
 
     def __post_init__(self):
+        check_types(self, "data.")
         _check_rows(self.length, self.holdout)
         if self.first_bytes is not None and self.first_bytes < 1:
             raise InputError(f"data.first_bytes = {self.first_bytes} must be positive")
@@ -85,6 +94,15 @@ class Corpus(NamedTuple):
         """Tokens of a row."""
         return len(self.train[0]["ids"])
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Of the tokenizer and of both sides."""
+        return {
+            "tokenizer": self.tokenizer.fingerprint,
+            "train": self.train.fingerprint,
+            "heldout": self.heldout.fingerprint,
+        }
+
 
 def prepare_corpus(config: CorpusConfig, *, vocab_size: int, cache_dir: str) -> Corpus:
     """Read, deduplicate, split, tokenise and pack the text; what was done once is read back from `cache_dir`.
@@ -109,12 +127,15 @@ def prepare_corpus(config: CorpusConfig, *, vocab_size: int, cache_dir: str) -> 
 
     def rows(side: list[str]) -> RowStore:
         key = {
-            "rows": "documents 1",
+            "rows": "documents 2",
             "texts": digest(side),
             "tokenizer": tokenizer.fingerprint,
             "length": config.length,
         }
-        return cached_rows(cache_dir, key, lambda: pack_documents(tokenizer.encode(side), tokenizer, config.length))
+        bounds = row_bounds(tokenizer, config.length)
+        return cached_rows(
+            cache_dir, key, lambda: pack_documents(tokenizer.encode(side), tokenizer, config.length), bounds
+        )
 
     return Corpus(tokenizer, rows(train), rows(heldout))
 
@@ -141,14 +162,19 @@ def prepare_stream(config: StreamConfig, *, vocab_size: int, cache_dir: str) -> 
                 f"{config.path}: {len(stream):,} bytes and data.holdout = {config.holdout} leave {len(side):,} {name} "
                 f"bytes, less than a row (data.length = {config.length})"
             )
-    rows = {name: cached_stream(side, config.length, cache_dir) for name, side in sides.items()}
+    rows = {name: cached_stream(side, config.length, tokenizer, cache_dir) for name, side in sides.items()}
     return Corpus(tokenizer, rows["training"], rows["held-out"])
 
 
-def cached_stream(stream: np.ndarray, length: int, cache_dir: str) -> RowStore:
+def cached_stream(stream: np.ndarray, length: int, tokenizer: Tokenizer, cache_dir: str) -> RowStore:
     """The rows of a stream of bytes, from the cache where they are there."""
-    key = {"rows": "stream 1", "bytes": stream_digest(stream), "length": length}
-    return cached_rows(cache_dir, key, lambda: stream_rows(stream, length))
+    key = {"rows": "stream 2", "bytes": stream_digest(stream), "length": length}
+    return cached_rows(cache_dir, key, lambda: stream_rows(stream, length), row_bounds(tokenizer, length))
+
+
+def row_bounds(tokenizer: Tokenizer, length: int) -> dict[str, int | None]:
+    """What the tokens of a row may hold: the tokenizer's ids, and as many segments as a row has tokens."""
+    return {"ids": tokenizer.vocab_size, "segment_ids": length + 1}
 
 
 def describe(rows: RowStore) -> str:

@@ -14,7 +14,7 @@ from roformer_jax.models import Model, RoFormerConfig, build_masked_lm
 from roformer_jax.sharding import parts, place_batch, share_of_rows
 from roformer_jax.tasks.corpus import Corpus, cross_entropy, describe, row_shapes, unigram_log_probability
 from roformer_jax.tasks.task import Problem, Task
-from roformer_jax.training.step import evaluate_means, make_eval_step
+from roformer_jax.training.step import Between, evaluate_means, make_eval_step, never_stops
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 EVALUATION_SEED = 0  # masks of held-out rows never change, so that losses of different runs compare
@@ -45,9 +45,9 @@ def masked_lm_task(
 
     unigram = unigram_cross_entropy(corpus, heldout_batches())
 
-    def evaluate(params: PyTree) -> dict[str, float]:
+    def evaluate(params: PyTree, between: Between = never_stops) -> dict[str, float]:
         placed = (place_batch(batch, mesh, whole=True) for batch in heldout_batches())
-        return evaluate_means(eval_step, params, placed) | {"unigram_loss": unigram}
+        return evaluate_means(eval_step, params, placed, between) | {"unigram_loss": unigram}
 
     batches = Batches(
         corpus.train, batch_size=batch_size, seed=seed, transform=mask, microbatches=microbatches,
@@ -61,7 +61,7 @@ def masked_lm_task(
         tokens_per_step=batch_size * row_tokens,
         evaluate=evaluate,
         tokenizer=corpus.tokenizer,
-        fingerprint={"train": corpus.train.fingerprint, "heldout": corpus.heldout.fingerprint},
+        fingerprint=corpus.fingerprint,
         summary={
             "training text": describe(corpus.train),
             "held-out text": describe(corpus.heldout),

@@ -8,7 +8,6 @@ import jax
 from roformer_jax.data.batches import Batches
 from roformer_jax.data.tokenizer import Tokenizer
 from roformer_jax.models import Model
-from roformer_jax.typing import PyTree
 
 
 class Problem(NamedTuple):
@@ -40,7 +39,8 @@ class Task(NamedTuple):
       batches: training batches, a pure function of (seed, step).
       steps_per_epoch: updates in one pass over the data (rounded up).
       tokens_per_step: real tokens of a batch on average (padding not counted).
-      evaluate: `evaluate(params) -> metrics` on the whole held-out data.
+      evaluate: `evaluate(params, between) -> metrics` on the whole held-out data; `between` is called between batches
+        and may end it by raising.
       tokenizer: maps text to ids.
       fingerprint: what shaped the data; a run refuses to continue on other data.
       summary: facts for the start-up banner, in order.
@@ -50,7 +50,7 @@ class Task(NamedTuple):
     batches: Batches
     steps_per_epoch: int
     tokens_per_step: float
-    evaluate: Callable[[PyTree], dict[str, float]]
+    evaluate: Callable[..., dict[str, float]]
     tokenizer: Tokenizer
     fingerprint: dict[str, Any]
     summary: dict[str, str]

@@ -1,119 +1,286 @@
-"""Checkpoints of the training state, written in the background. The only file that knows orbax.
+"""Checkpoints of the training state, written in the background, and verified when they are read.
 
-A checkpoint appears under its step's number all at once or not at all; old ones leave by a rename, so that a run killed
-at any moment keeps only whole checkpoints. The parameters are an item of their own, readable without the optimizer.
+The only file that knows orbax. A checkpoint appears under its step's number all at once or not at all; old ones leave
+by a rename, so that a run killed at any moment keeps only whole checkpoints. Beside the arrays lies a record of their
+digests: what was damaged since is noticed, set aside, and the checkpoint before is taken. The parameters are an item of
+their own, readable without the optimizer.
 """
 
 import contextlib
 import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
-from roformer_jax.errors import InputError
+from roformer_jax.distributed import agreed, on_first_process
+from roformer_jax.errors import DamagedError, InputError, NonFiniteError, RunError, UnsavedError
+from roformer_jax.training.record import read_record, record_of
 from roformer_jax.training.state import TrainState
+from roformer_jax.training.step_folders import (
+    DAMAGED,
+    TRASH,
+    all_damaged,
+    check_exists,
+    empty_trash,
+    remove_unfinished,
+    set_aside,
+    steps_in,
+)
 from roformer_jax.typing import PyTree
 
-TRASH = "trash"
+PARAMS, REST, RECORD = "params", "rest", "record"  # the items of a checkpoint
+HEADROOM = 1.1  # free space that a checkpoint needs, over the bytes of its arrays
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Never: the loop asks for itself, and JAX's count of those calls must be one."""
+        return False
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager that leaves when the last one is on disk.
+    """The checkpoints of one run; a context manager that leaves when none is being written.
+
+    A checkpoint that cannot be written does not end a run: it is told, and the next one is tried.
 
     Args:
-        folder: a local folder or a gs:// address; made if missing.
+        folder: a local folder; made if missing.
         keep: how many of the newest checkpoints stay.
     """
 
     def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
-        self._folder = epath.Path(folder).expanduser().resolve()
+        self._folder = Path(folder).expanduser().resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, todelete_subdir=TRASH)
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=("params", "rest"))
+        self._manager = _Manager(self._folder, options=options, item_names=(PARAMS, REST, RECORD))
+        self._writing: int | None = None
+        self._unsaved: str | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception) -> None:
-        self.close()
+        self.settle()
+        self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        """The step of the newest checkpoint, verified or not; None if there is none."""
+        return max(steps_in(self._folder), default=None)
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState, *, after: Callable[[], bool] = lambda: True) -> None:
         """Copies `state` and writes it in the background; the caller may donate its arrays at once.
+
+        A failure, of this save or in the background of the one before, is told on the standard error.
+
+        Args:
+            step: number of updates made.
+            state: the state after them.
+            after: puts on disk what must be there before this checkpoint, and says whether it is.
 
         Raises:
             InputError: the folder holds a checkpoint of this step or of a later one.
-            Exception: the previous background save failed; this is its error.
+            NonFiniteError: an array holds a NaN or an infinity; nothing is written.
         """
-        self._manager.wait_until_finished()
-        self._empty_trash()
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-        )
-        if not self._manager.save(step, args=items):
+        self.settle()
+        latest = self.latest_step()
+        if latest is not None and latest >= step:
             raise InputError(
-                f"{self._folder} holds a checkpoint of step {self.latest_step()}, so step {step} cannot be saved: "
+                f"{self._folder} holds a checkpoint of step {latest}, so step {step} cannot be saved: "
                 "remove the newer checkpoints or use another folder"
             )
+        record, not_finite = record_of(_items(state))
+        if not_finite:
+            raise NonFiniteError(
+                f"after step {step} these arrays hold a NaN or an infinity: {', '.join(not_finite)}; they are not "
+                f"saved, and the newest checkpoint in {self._folder} is that of step {latest}"
+            )
+        if not agreed(after()):
+            self._tell_unsaved(step, "the metrics before it could not")
+            return
+        need = HEADROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        if not agreed(self._room() >= need):
+            self._tell_unsaved(step, f"{need / 1e6:,.0f} MB are needed and {self._room() / 1e6:,.0f} MB are free")
+            return
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        self._writing = step
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items, record=ocp.args.JsonSave(record)), force=True)
+        except Exception as error:  # whatever it is, training goes on
+            self._give_up(error)
 
-    def restore(self, target: TrainState, step: int | None = None) -> TrainState:
-        """Reads a checkpoint, the newest by default, onto the shapes, dtypes and shardings of `target`.
+    def save_last(self, step: int, state: TrainState, *, after: Callable[[], bool] = lambda: True) -> None:
+        """As `save`, and returns when the checkpoint is on disk; what fails is tried once more.
+
+        Raises:
+            UnsavedError: it cannot be written.
+            InputError, NonFiniteError: as `save` says.
+        """
+        for _ in range(2):
+            self.save(step, state, after=after)
+            self.settle()
+            if agreed(self._unsaved is None, by_all=True):
+                return
+        latest = self.latest_step()
+        safe = "there is no checkpoint yet" if latest is None else f"that of step {latest} is as it was"
+        raise UnsavedError(
+            f"the checkpoint of step {step} could not be written to {self._folder} ({self._unsaved}); {safe}; "
+            "mend that and run the same command again"
+        )
+
+    def poll(self) -> None:
+        """Tells how the save in the background ended, if it did; waits for nothing."""
+        if self._writing is not None and not self._manager.is_saving_in_progress():
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits for the save in the background and tells how it ended."""
+        if self._writing is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever it is, training goes on
+            self._give_up(error)
+            return
+        _say(f"checkpoint of step {self._writing} is on disk")
+        self._writing = self._unsaved = None
+        if jax.process_index() == 0:
+            empty_trash(self._folder)
+
+    def restore_newest(self, target: TrainState) -> TrainState | None:
+        """The newest checkpoint that holds what was saved, or None where there is none at all.
+
+        Those after it are damaged: they are moved to the folder `damaged`, each with a line that says why.
 
         Args:
             target: what `abstract` gives; its shardings may be of another mesh than the saved ones.
-            step: the step to read.
 
         Raises:
-            InputError: there is no such checkpoint.
+            DamagedError: there are checkpoints and all of them are damaged; they stay where they are.
+            InputError: a checkpoint holds other arrays than `target`.
         """
-        step = _choose_step(self._folder, self._manager.all_steps(), step)
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(target.params),
-            rest=ocp.args.StandardRestore({"step": target.step, "opt_state": target.opt_state}),
-        )
-        restored = self._manager.restore(step, args=items)
-        return TrainState(params=restored["params"], **restored["rest"])
+        damaged = {}
+        for step in sorted(steps_in(self._folder), reverse=True):
+            try:
+                state = self.restore(target, step)
+            except DamagedError as error:
+                damaged[step] = str(error)
+                continue
+            for bad, reason in damaged.items():
+                _say(f"checkpoint {bad} is damaged ({reason}): moved to {self._folder / DAMAGED}; going back to {step}")
+            on_first_process(lambda: [set_aside(self._folder, bad) for bad in damaged])
+            self._manager.reload()
+            return state
+        if damaged:
+            raise all_damaged(self._folder, damaged)
+        return None
 
-    def close(self) -> None:
-        """Waits for the background save and raises its error, if any."""
+    def restore(self, target: TrainState, step: int) -> TrainState:
+        """Reads the checkpoint of one step onto the shapes, dtypes and shardings of `target`, and verifies it.
+
+        Raises:
+            DamagedError: it does not hold what was saved.
+            InputError: it holds other arrays than `target`, or does not exist.
+        """
+        check_exists(self._folder, step)
+        path = self._folder / str(step)
+        found, damage = None, DamagedError("another process cannot read it")
         try:
-            self._manager.wait_until_finished()
-        finally:
-            self._manager.close()
-        self._empty_trash()
+            record = read_record(path / RECORD)
+            record.check_target(path, _items(target))
+            with _damage():
+                found = {name: _read_item(path / name, tree) for name, tree in _items(target).items()}
+        except DamagedError as error:
+            damage = error
+        if not agreed(found is not None, by_all=True):
+            raise damage
+        record.check_content(found)
+        return TrainState(params=found[PARAMS], **found[REST])
 
-    def _empty_trash(self) -> None:
+    def _room(self) -> int:
+        return shutil.disk_usage(self._folder).free
+
+    def _give_up(self, error: Exception) -> None:
+        """Leaves the save that failed, and what it had written so far."""
+        step, self._writing = self._writing, None
         if jax.process_index() == 0:
-            (self._folder / TRASH).rmtree(missing_ok=True)
+            empty_trash(self._folder)
+            remove_unfinished(self._folder)
+        self._manager.reload()  # orbax counts it as saved
+        self._tell_unsaved(step, _first_line(error))
+
+    def _tell_unsaved(self, step: int, reason: str) -> None:
+        self._unsaved = reason
+        _say(
+            f"WARNING: the checkpoint of step {step} could not be written to {self._folder} ({reason}); "
+            f"training goes on; the newest on disk is that of step {self.latest_step()}"
+        )
 
 
 def restore_params(folder: str | os.PathLike, step: int | None = None) -> PyTree:
-    """The parameters of a checkpoint, the newest by default, as a nested dict of NumPy arrays.
+    """The parameters of a checkpoint, verified, as a nested dict of NumPy arrays; nothing on disk is changed.
+
+    Args:
+        folder: of the checkpoints of a run.
+        step: which; None takes the newest that is not damaged, and tells of those that are.
 
     Raises:
-        InputError: there is no such checkpoint, or it is damaged.
+        InputError: there is no such checkpoint.
+        DamagedError: it is damaged, or all are.
     """
-    root = epath.Path(folder).expanduser().resolve()
-    steps = ocp.utils.checkpoint_steps(root) if root.exists() else []
-    path = root / str(_choose_step(root, steps, step)) / "params"
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+    root = Path(folder).expanduser().resolve()
+    check_exists(root, step)
+    damaged = {}
+    for candidate in sorted(steps_in(root), reverse=True) if step is None else [step]:
         try:
-            saved = handler.metadata(path).tree
-            target = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), saved)
-            return handler.restore(path, args=ocp.args.StandardRestore(target))
-        except (OSError, ValueError) as error:
-            raise InputError(f"the checkpoint {path} is damaged: {error}") from error
+            params = _read_params(root / str(candidate))
+        except DamagedError as error:
+            damaged[candidate] = str(error)
+            continue
+        for bad, reason in damaged.items():
+            _say(f"checkpoint {bad} in {root} is damaged ({reason}); reading {candidate} instead")
+        return params
+    raise all_damaged(root, damaged)
 
 
-def _choose_step(folder: epath.Path, steps: list[int], step: int | None) -> int:
-    """`step`, or the last of `steps` if it is None."""
-    if not steps:
-        raise InputError(f"there is no checkpoint in {folder}")
-    if step is not None and step not in steps:
-        raise InputError(f"there is no checkpoint of step {step} in {folder}, which holds steps {sorted(steps)}")
-    return max(steps) if step is None else step
+def _read_params(path: Path) -> PyTree:
+    """The parameters at `path`, verified."""
+    record = read_record(path / RECORD)
+    with _damage():  # a record may describe what cannot be
+        params = _read_item(path / PARAMS, record.target(path, PARAMS))
+    record.check_content({PARAMS: params})
+    return params
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Raises what reading damaged files raises, of which TensorStore and orbax have many ways, as DamagedError."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise DamagedError(_first_line(error)) from error
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What is saved, by item."""
+    return {PARAMS: state.params, REST: {name: value for name, value in state._asdict().items() if name != PARAMS}}
+
+
+def _read_item(path: Path, target: PyTree) -> PyTree:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        return handler.restore(path, args=ocp.args.StandardRestore(target))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from roformer_jax.errors import InputError
+from roformer_jax.fields import check_types
 from roformer_jax.typing import PyTree
 
 ScheduleName = Literal["linear", "cosine", "constant", "inverse_sqrt"]
@@ -20,7 +21,7 @@ class OptimizerConfig:
     """AdamW and its learning-rate schedule.
 
     Raises:
-        InputError: a field is out of its range; the message names the field and the value.
+        InputError: a field is of another type or out of its range; the message names the field and the value.
     """
 
     learning_rate: float = 1e-4
@@ -41,13 +42,13 @@ class OptimizerConfig:
     """Gradients with a larger global norm are scaled down to it."""
 
     def __post_init__(self):
+        check_types(self, "optimizer.")
         demands = {
             "learning_rate": (0 < self.learning_rate < math.inf, "positive and finite"),
             "warmup": (
                 0 <= self.warmup < 1 or (1 <= self.warmup < math.inf and self.warmup == int(self.warmup)),
                 "a whole number of updates, or a fraction of the run in [0, 1)",
             ),
-            "schedule": (self.schedule in get_args(ScheduleName), f"one of {', '.join(get_args(ScheduleName))}"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more, and finite"),
             "b1": (0 <= self.b1 < 1, "in [0, 1)"),
             "b2": (0 <= self.b2 < 1, "in [0, 1)"),
@@ -56,7 +57,7 @@ class OptimizerConfig:
         }
         for field, (holds, demand) in demands.items():
             if not holds:
-                raise InputError(f"{field} must be {demand}, but is {getattr(self, field)!r}")
+                raise InputError(f"optimizer.{field} must be {demand}, but is {getattr(self, field)!r}")
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -72,7 +73,10 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     peak = config.learning_rate
     warmup = int(config.warmup) if config.warmup >= 1 else round(config.warmup * num_steps)
     if warmup > num_steps:
-        raise InputError(f"warmup of {warmup} updates is longer than the run of {num_steps}; lower warmup")
+        raise InputError(
+            f"optimizer.warmup = {config.warmup}: a warmup of {warmup} updates is longer than the run of {num_steps}; "
+            "lower it"
+        )
     rest = max(num_steps - warmup, 1)
     scale = max(warmup, 1)
     after_warmup = {

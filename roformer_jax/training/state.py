@@ -6,14 +6,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from roformer_jax.typing import Array, Int, PyTree
+from roformer_jax.typing import Array, Float, Int, PyTree
+
+WINDOW = 128  # losses that a spike is judged by
+
+
+class Guard(NamedTuple):
+    """What is remembered of updates that were skipped, and of the losses of those that were not.
+
+    Attributes:
+        skipped: how many updates were skipped in the whole run.
+        in_a_row: how many were skipped since the last that was not.
+        losses: the last losses that were not skipped, at the place (number of the update) modulo `WINDOW`.
+    """
+
+    skipped: Int[Array, ""]
+    in_a_row: Int[Array, ""]
+    losses: Float[Array, "window"]
 
 
 class TrainState(NamedTuple):
-    """State after `step` updates.
+    """State after `step` updates, of which some may have been skipped.
 
     Attributes:
-        step: number of updates made.
+        step: number of updates made or skipped: the number of batches that were used.
         params: nested dict of float32 arrays.
         opt_state: state of the optax optimizer, its moments laid out like `params`.
     """
@@ -21,6 +37,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     params: PyTree
     opt_state: optax.OptState
+    guard: Guard
 
 
 def create_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
@@ -28,10 +45,11 @@ def create_state(params: PyTree, optimizer: optax.GradientTransformation) -> Tra
 
     @jax.jit
     def start(params):
-        return jnp.zeros((), jnp.int32), optimizer.init(params)
+        zero = jnp.zeros((), jnp.int32)
+        return zero, optimizer.init(params), Guard(zero, zero, jnp.zeros(WINDOW, jnp.float32))
 
-    step, opt_state = start(params)
-    return TrainState(step, params, opt_state)
+    step, opt_state, guard = start(params)
+    return TrainState(step, params, opt_state, guard)
 
 
 def abstract(state: TrainState) -> TrainState:

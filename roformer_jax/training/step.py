@@ -6,6 +6,7 @@ metric are those of the whole batch, however it is cut and wherever its weight f
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 
 import jax
@@ -14,8 +15,8 @@ import numpy as np
 import optax
 
 from roformer_jax.errors import InputError
-from roformer_jax.training.state import TrainState
-from roformer_jax.typing import Array, Float, PRNGKeyArray, PyTree, Shaped
+from roformer_jax.training.state import WINDOW, Guard, TrainState
+from roformer_jax.typing import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
 
 Batch = dict[str, Shaped[Array, "microbatches rows ..."]]
 Sums = dict[str, Float[Array, ""]]
@@ -23,16 +24,39 @@ LossFn = Callable[[PyTree, dict[str, Array], PRNGKeyArray | None], Sums]
 """(params, microbatch, key or None) -> float32 sums: "loss", "weight" (the number of terms in it), and any others."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 EvalStep = Callable[[PyTree, Batch], Sums]
+Between = Callable[[], None]
+"""Called between the batches of an evaluation; ends it by raising."""
+AHEAD = 2  # steps of an evaluation that are dispatched before one is waited for
+
+
+def never_stops() -> None:
+    """A `Between` that lets an evaluation run to its end."""
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, schedule: optax.Schedule, key: PRNGKeyArray
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    key: PRNGKeyArray,
+    spike_sigmas: float = math.inf,
 ) -> TrainStep:
     """Makes `step(state, batch) -> (state, metrics)`; the given state's memory is reused for the new one.
 
+    An update whose loss or gradient norm is not finite, or whose loss is a spike, is skipped: it changes neither the
+    parameters nor the optimizer's state, in which the schedule counts. Only its batch is used up.
+
     The random key of a microbatch is `key` folded with the step and the microbatch's index: nothing to save.
     `metrics` are float32 scalars: each sum over the weight ("loss" and whatever else `loss_fn` returns), the total
-    "weight", "grad_norm" before clipping, and the "learning_rate" of this update.
+    "weight", "grad_norm" before clipping, the "learning_rate" of this update, "skipped" (1 or 0), and
+    "skipped_in_a_row".
+
+    Args:
+        loss_fn: gives the sums.
+        optimizer: makes updates of gradients.
+        schedule: gives the learning rate that is reported; the optimizer has its own.
+        key: of all randomness.
+        spike_sigmas: a loss is a spike when it is above the mean of the last `WINDOW` ones by more than so many of
+            their standard deviations.
     """
 
     # The key is an argument, not a constant of the program: another seed finds the same entry in the compile cache.
@@ -43,14 +67,36 @@ def make_train_step(
         scale = 1 / weight  # a product is computed anew where it is used, a quotient is written to memory first
         gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics = {name: total / weight for name, total in sums.items()} | {
+        means = {name: total / weight for name, total in sums.items()}
+        norm = optax.tree.norm(gradients)
+        made = state.step - state.guard.skipped
+        good = jnp.isfinite(means["loss"]) & jnp.isfinite(norm) & ~_is_spike(means["loss"], state, spike_sigmas)
+        new = optax.apply_updates(state.params, updates), opt_state
+        old = state.params, state.opt_state
+        params, opt_state = jax.tree.map(lambda new, old: jax.lax.select(good, new, old), new, old)
+        losses = state.guard.losses
+        guard = Guard(
+            skipped=state.guard.skipped + ~good,
+            in_a_row=jnp.where(good, 0, state.guard.in_a_row + 1),
+            losses=jax.lax.select(good, losses.at[made % WINDOW].set(means["loss"]), losses),
+        )
+        metrics = means | {
             "weight": sums["weight"],
-            "grad_norm": optax.tree.norm(gradients),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "grad_norm": norm,
+            "learning_rate": jnp.asarray(schedule(made), jnp.float32),
+            "skipped": (~good).astype(jnp.float32),
+            "skipped_in_a_row": guard.in_a_row.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, guard), metrics
 
     return functools.partial(step, key=key)
+
+
+def _is_spike(loss: Float[Array, ""], state: TrainState, sigmas: float) -> Bool[Array, ""]:
+    """Whether a loss stands out from the last `WINDOW` ones; never before there are so many (as OLMo and Levanter)."""
+    losses = state.guard.losses
+    full = state.step - state.guard.skipped >= WINDOW
+    return full & (loss > jnp.mean(losses) + sigmas * jnp.std(losses))
 
 
 def make_eval_step(loss_fn: LossFn) -> EvalStep:
@@ -64,16 +110,24 @@ def make_eval_step(loss_fn: LossFn) -> EvalStep:
     return step
 
 
-def evaluate_means(eval_step: EvalStep, params: PyTree, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate_means(
+    eval_step: EvalStep, params: PyTree, batches: Iterable[Batch], between: Between = never_stops
+) -> dict[str, float]:
     """The means over all `batches` of what `eval_step` sums, added in float64 on the host.
 
     Raises:
         InputError: there is no batch.
+        Exception: what `between` raises.
     """
-    # Steps are dispatched asynchronously: nothing waits for the device before the last batch is in its queue.
-    sums = jax.device_get([eval_step(params, batch) for batch in batches])
+    sums = []
+    for batch in batches:
+        between()
+        sums.append(eval_step(params, batch))
+        # Steps are dispatched asynchronously, but not so far ahead that `between` would be asked long before they run.
+        jax.block_until_ready(sums[:-AHEAD][-1:])
     if not sums:
         raise InputError("the evaluation set gave no batch: it has no examples")
+    sums = jax.device_get(sums)
     totals = {name: float(np.sum([terms[name] for terms in sums], dtype=np.float64)) for name in sums[0]}
     weight = max(totals.pop("weight"), 1.0)
     return {name: total / weight for name, total in totals.items()}

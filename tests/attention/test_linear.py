@@ -1,4 +1,4 @@
-"""Linear attention is equations 18 and 19 summed pair by pair, at a linear cost: chunked, sharded, step by step."""
+"""Linear attention is equations 18 and 19 summed pair by pair."""
 
 from functools import partial
 
@@ -7,92 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from roformer_jax import rope
-from roformer_jax.attention import LinearState, favor_projection, linear_attention, linear_attention_step
-from roformer_jax.sharding import MeshConfig, make_mesh
-
-EPS = float(np.finfo(np.float32).eps)
-BATCH, LENGTH, HEADS, HEAD_DIM, VALUE_DIM, FAVOR = 8, 16, 4, 8, 6, 12
-SEGMENT_IDS = np.array(
-    [[1] * 5 + [2] * 2 + [3] + [4] * 6 + [0] * 2, [0] * 3 + [7] * 13, [1] * 16, [0] * 16] * 2, np.int32
+from roformer_jax.attention import linear_attention, linear_attention_step
+from tests.attention.linear_reference import (
+    EPS,
+    HEAD_DIM,
+    LENGTH,
+    SEGMENT_IDS,
+    brute_force,
+    normal,
+    queries_keys_values,
+    weights_of,
 )
+
 MAPS = ("elu", "relu", "softmax", "favor")
 ROTATES = ("none", "before", "after")
-STATIC = ("layout", "feature_map", "rotate", "causal", "chunk")
 
-attend = jax.jit(linear_attention, static_argnames=STATIC)
-step = jax.jit(linear_attention_step, static_argnames=("layout", "feature_map", "rotate", "chunk"))
-
-
-def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def queries_keys_values(kv_heads=HEADS, key_length=LENGTH, length=LENGTH, batch=BATCH):
-    kv_shape = (batch, key_length, kv_heads)
-    return normal(0, batch, length, HEADS, HEAD_DIM), normal(1, *kv_shape, HEAD_DIM), normal(2, *kv_shape, VALUE_DIM)
-
-
-def weights_of(feature_map, rotate, positions=None):
-    """The keyword arguments of the kind of attention."""
-    positions = jnp.arange(LENGTH) if positions is None else positions
-    features = FAVOR if (feature_map, rotate) == ("favor", "after") else HEAD_DIM
-    table = None if rotate == "none" else rope.rotation(positions, rope.frequencies(features))
-    projection = favor_projection(jax.random.key(3), HEAD_DIM, FAVOR) if feature_map == "favor" else None
-    arguments = {"rotation": table, "layout": "interleaved", "feature_map": feature_map, "projection": projection}
-    return arguments | {"rotate": "after" if rotate == "none" else rotate}
-
-
-def numpy_features(x, feature_map, projection, query):
-    """[..., D] -> [..., F], with the exponentials of a query or of all keys of the array over their largest."""
-    match feature_map:
-        case "elu":
-            return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
-        case "relu":
-            return np.maximum(x, 0)
-        case "softmax":
-            exponents = x
-        case "favor":
-            scaled = x / HEAD_DIM**0.25
-            exponents = scaled @ np.asarray(projection, np.float64).T - (scaled**2).sum(-1, keepdims=True) / 2
-    features = np.exp(exponents - exponents.max(axis=-1 if query else None, keepdims=True))
-    return features / features.sum(-1, keepdims=True) if feature_map == "softmax" and query else features
-
-
-def numpy_rotated(x, table):
-    """Equation 12: each pair is a complex number, turned by that of its position."""
-    turn = np.asarray(table.cos, np.float64) + 1j * np.asarray(table.sin, np.float64)
-    z = (x[..., ::2] + 1j * x[..., 1::2]) * turn[..., None, :]
-    return np.stack([z.real, z.imag], -1).reshape(x.shape)
-
-
-def brute_force(q, k, v, *, rotation, feature_map, projection, rotate, causal=False, segment_ids=None, layout=None):
-    """Equation 18 or 19 in float64 from all pairs, and a bound of the rounding of the same sums in float32."""
-    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    k, v = (np.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    if rotation is not None and rotate == "before":
-        q, k = numpy_rotated(q, rotation), numpy_rotated(k, rotation)
-    phi, varphi = (numpy_features(x, feature_map, projection, query) for x, query in ((q, True), (k, False)))
-    visible = np.ones((q.shape[0], 1, q.shape[1], k.shape[1]), bool)
-    if causal:
-        visible &= np.tri(q.shape[1], dtype=bool)
-    if segment_ids is not None:
-        visible &= ((segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0))[:, None]
-    below = np.einsum("blhf,bshf->bhls", phi, varphi) * visible
-    above = below
-    if rotation is not None and rotate == "after":
-        above = np.einsum("blhf,bshf->bhls", numpy_rotated(phi, rotation), numpy_rotated(varphi, rotation)) * visible
-    denominator = below.sum(-1)
-    safe = np.where(denominator > 0, denominator, np.inf)
-    out = np.einsum("bhls,bshd->blhd", above / safe[..., None], v)
-    # A rotation mixes two channels, so that a rounding error is of the size of the norms, not of the products.
-    norms = np.einsum("blh,bsh->bhls", *(np.linalg.norm(x, axis=-1) for x in (phi, varphi))) * visible
-    size = (norms.sum(-1) / safe).max(initial=0.0) * np.abs(v).max()
-    exponents = np.abs(q).max() ** 2 * np.sqrt(HEAD_DIM)  # of random features; their relative error is EPS times that
-    operations = HEAD_DIM + q.shape[1] + (4 * exponents if feature_map == "favor" else 8)
-    return out, operations * EPS * size
+attend = jax.jit(linear_attention, static_argnames=("layout", "feature_map", "rotate", "causal", "chunk"))
 
 
 @pytest.mark.parametrize("rotate", ROTATES)
@@ -304,54 +236,6 @@ def test_exponentials_of_any_size_are_safe(shift, causal):
     chex.assert_trees_all_close(actual, expected, rtol=0, atol=LENGTH * rounding)
 
 
-@pytest.mark.parametrize(
-    ("feature_map", "rotate"),
-    [("elu", "after"), ("relu", "before"), ("softmax", "none"), ("favor", "after"), ("favor", "before")],
-)
-def test_steps_are_the_parallel_form(feature_map, rotate):
-    """A prompt right-padded to 9 of up to 9 tokens, then one token at a time, continued at each row's own position."""
-    q, k, v = queries_keys_values(kv_heads=2)
-    prompt, lengths = 9, np.array([9, 4, 1, 0, 9, 4, 1, 7])
-    valid = np.arange(prompt) < lengths[:, None]
-    padded = [jnp.where(valid[..., None, None], x[:, :prompt], 3e2) for x in (q, k, v)]
-    parallel = attend(q, k, v, **weights_of(feature_map, rotate), causal=True)
-    _, rounding = brute_force(q, k, v, **weights_of(feature_map, rotate), causal=True)
-
-    out, state = step(*padded, **weights_of(feature_map, rotate, jnp.arange(prompt)), valid=valid, chunk=4)
-    np.testing.assert_allclose(
-        out, jnp.where(valid[..., None, None], parallel[:, :prompt], 0), rtol=0, atol=2 * rounding
-    )
-    first = state
-    for n in range(LENGTH):
-        m = np.minimum(lengths + n, LENGTH - 1)[:, None]
-        token = [jnp.take_along_axis(x, m[..., None, None], axis=1) for x in (q, k, v)]
-        here = (lengths + n < LENGTH)[:, None]
-        out, state = step(*token, **weights_of(feature_map, rotate, jnp.asarray(m)), state=state, valid=here)
-        expected = jnp.take_along_axis(parallel, m[..., None, None], axis=1)
-        np.testing.assert_allclose(out, jnp.where(here[..., None, None], expected, 0), rtol=0, atol=2 * rounding)
-        chex.assert_trees_all_equal_shapes_and_dtypes(first, state)
-
-
-def test_a_state_takes_larger_keys_than_it_began_with():
-    q, k, v = queries_keys_values()
-    k = k + jnp.linspace(-200.0, 200.0, 5)[np.arange(LENGTH) // 4][:, None, None][None]
-    attention = partial(step, feature_map="softmax")
-    expected, rounding = brute_force(q[:, -1:], k, v, **weights_of("softmax", "none"))
-    state = None
-    for n in range(LENGTH):
-        out, state = attention(*(x[:, n : n + 1] for x in (q, k, v)), state=state)
-        chex.assert_tree_all_finite((out, state))
-    np.testing.assert_allclose(out, expected, rtol=0, atol=400 * rounding)  # exponents of up to 200, each rounded
-
-
-def test_the_state_is_of_constant_size_in_float32():
-    q, k, v = (x.astype(jnp.bfloat16) for x in queries_keys_values(kv_heads=2))
-    _, state = step(q, k, v, **weights_of("elu", "after"))
-    assert isinstance(state, LinearState)
-    chex.assert_shape(state.sums, (BATCH, 2, HEAD_DIM, VALUE_DIM + 1))
-    chex.assert_type(jax.tree.leaves(state), jnp.float32)
-
-
 @pytest.mark.parametrize("rotate", ["before", "after"])
 def test_bfloat16_stays_bfloat16_with_float32_sums(rotate):
     q, k, v = (x.astype(jnp.bfloat16) for x in queries_keys_values())
@@ -363,121 +247,6 @@ def test_bfloat16_stays_bfloat16_with_float32_sums(rotate):
     np.testing.assert_allclose(out.astype(jnp.float32), expected, rtol=half_step, atol=rounding)
     loss = jax.grad(lambda *qkv: attend(*qkv, **weights).astype(jnp.float32).sum(), argnums=(0, 1, 2))
     chex.assert_type(loss(q, k, v), jnp.bfloat16)
-
-
-def packed_value_and_gradients(causal, axis_name=None):
-    def function(q, k, v, segment_ids, table):
-        attention = partial(linear_attention, layout="half", causal=causal, chunk=3, axis_name=axis_name)
-        out, pullback = jax.vjp(lambda q, k, v: attention(q, k, v, table, segment_ids=segment_ids), q, k, v)
-        return out, *pullback(out)
-
-    return function
-
-
-def packed_arguments(kv_heads=2):
-    ids = jnp.asarray(SEGMENT_IDS)
-    return *queries_keys_values(kv_heads), ids, rope.rotation(rope.packed_positions(ids), rope.frequencies(HEAD_DIM))
-
-
-def closeness(arguments):
-    """A gradient sums over LENGTH queries of HEADS / 2 heads; the same sums in another order."""
-    weights = {"rotation": arguments[4], "feature_map": "elu", "projection": None, "rotate": "before"}
-    _, rounding = brute_force(*arguments[:3], **weights, segment_ids=SEGMENT_IDS)
-    return LENGTH * HEADS * rounding
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(
-    ("mesh", "spec"),
-    [
-        (
-            lambda: jax.make_mesh((4, 2), ("data", "heads"), axis_types=(AxisType.Explicit,) * 2),
-            ("data", None, "heads"),
-        ),
-        (lambda: make_mesh(MeshConfig(fsdp=2)), (("data", "fsdp"),)),
-    ],
-    ids=["batch and heads", "training mesh"],
-)
-def test_an_explicit_mesh_changes_no_number_and_keeps_the_sharding(mesh, spec, causal):
-    function, arguments = jax.jit(packed_value_and_gradients(causal)), packed_arguments()
-    expected = function(*arguments)
-    rows, arrays = PartitionSpec(spec[0]), PartitionSpec(*spec)
-    with jax.set_mesh(mesh()):
-        on_mesh = jax.device_put(arguments, (arrays, arrays, arrays, rows, rope.Rotation(rows, rows)))
-        actual = function(*on_mesh)
-        for leaf, like in zip(actual, (on_mesh[0], *on_mesh[:3]), strict=True):
-            assert jax.typeof(leaf).sharding == jax.typeof(like).sharding
-    chex.assert_trees_all_close(jax.device_get(actual), expected, rtol=0, atol=closeness(arguments))
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_heads_lie_on_the_devices_that_have_them(causal):
-    """Under plain `jit` the compiler moves nothing: attention of a head needs no other."""
-    function, arguments = jax.jit(packed_value_and_gradients(causal)), packed_arguments(HEADS)
-    mesh = jax.make_mesh((4,), ("heads",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    arrays, whole = NamedSharding(mesh, PartitionSpec(None, None, "heads")), NamedSharding(mesh, PartitionSpec())
-    on_mesh = jax.device_put(arguments, (arrays, arrays, arrays, whole, rope.Rotation(whole, whole)))
-    compiled = function.lower(*on_mesh).compile()
-    assert not {"all-gather", "all-reduce", "all-to-all"} & set(compiled.as_text().replace("(", " ").split())
-    chex.assert_trees_all_close(
-        jax.device_get(compiled(*on_mesh)), function(*arguments), rtol=0, atol=closeness(arguments)
-    )
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_sequence_over_shards_is_one_sequence(causal, packed):
-    """Four shards of four tokens: a segment covers one, two, or all of them, or starts and ends inside."""
-    arguments = packed_arguments()
-    if not packed:
-        arguments = (*arguments[:3], None, arguments[4])
-    expected = jax.jit(packed_value_and_gradients(causal))(*arguments)
-    mesh = jax.make_mesh((2, 4), ("data", "sequence"), axis_types=(AxisType.Auto,) * 2)
-    spec = PartitionSpec("data", "sequence")
-    function = jax.shard_map(packed_value_and_gradients(causal, "sequence"), mesh=mesh, in_specs=spec, out_specs=spec)
-    chex.assert_trees_all_close(
-        jax.device_get(jax.jit(function)(*arguments)), expected, rtol=0, atol=closeness(arguments)
-    )
-
-
-def test_shards_agree_on_the_scale_of_exponentials():
-    q, k, v = queries_keys_values()
-    k += jnp.repeat(jnp.array([100.0, -100.0, 0.0, 150.0]), 4)[None, :, None, None]
-    expected, rounding = brute_force(q, k, v, **weights_of("softmax", "none"))
-    mesh = jax.make_mesh((4,), ("sequence",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    spec = PartitionSpec(None, "sequence")
-    attention = partial(linear_attention, feature_map="softmax", axis_name="sequence")
-    out = jax.jit(jax.shard_map(attention, mesh=mesh, in_specs=spec, out_specs=spec))(q, k, v)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=150 * rounding)
-
-
-@pytest.mark.parametrize("batch", [1, 8])
-def test_one_row_keeps_its_sharding(batch):
-    q, k, v = (x[:batch] for x in queries_keys_values(2))
-    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])):
-        on_mesh = jax.device_put((q, k, v), PartitionSpec("data"))
-        for chunk in (5, 64):
-            out = jax.eval_shape(partial(linear_attention, causal=True, chunk=chunk), *on_mesh)
-            assert out.sharding == jax.typeof(on_mesh[0]).sharding
-
-
-@pytest.mark.parametrize(
-    ("form", "rotate"), [("causal", "after"), ("causal", "before"), ("packed", "after"), ("dense", "after")]
-)
-def test_memory_is_linear_forward_and_backward(form, rotate):
-    """And not quadratic: four times the tokens take four times the memory, with a twentieth for what is rounded up."""
-
-    def bytes_at(length):
-        q, k, v = (jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32) for _ in range(3))
-        ids = jnp.ones((1, length), jnp.int32) if form == "packed" else None
-        table = rope.rotation(jnp.arange(length), rope.frequencies(16))
-        arguments = {"layout": "half", "rotate": rotate, "causal": form == "causal", "segment_ids": ids}
-        loss = jax.grad(lambda *qkv: linear_attention(*qkv, table, **arguments).sum(), argnums=(0, 1, 2))
-        return jax.jit(loss).lower(q, k, v).compile().memory_analysis().temp_size_in_bytes
-
-    short = bytes_at(2048)
-    assert short < 40 * 2048 * 2 * 16 * 4  # arrays of the size of the queries
-    assert bytes_at(8192) < 4 * 1.05 * short
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from roformer_jax.data.rows import ABANDONED_AFTER, METADATA_FILE, ROWS_FILE, cached_rows
+from roformer_jax.data.rows import ABANDONED_AFTER, METADATA_FILE, ROWS_FILE, RowStore, cached_rows
 from roformer_jax.errors import InputError
 
 KEY = {"texts": "abc", "length": 8}
+BOUNDS = {"ids": 2**31, "segment_ids": 2, "labels": None}
 
 
 def make_rows(count=5):
@@ -24,6 +25,10 @@ def make_rows(count=5):
         }
 
 
+def rows_of(cache_dir, key, build):
+    return cached_rows(cache_dir, key, build, BOUNDS)
+
+
 def never():
     raise AssertionError("the rows are built again")
 
@@ -34,7 +39,7 @@ def only_folder(cache_dir):
 
 
 def test_rows_come_back_as_they_were(tmp_path):
-    with cached_rows(tmp_path, KEY, make_rows) as store:
+    with rows_of(tmp_path, KEY, make_rows) as store:
         assert len(store) == 5
         for i, expected in enumerate(make_rows()):
             found = store[i]
@@ -45,8 +50,8 @@ def test_rows_come_back_as_they_were(tmp_path):
 
 
 def test_a_second_run_reads_what_the_first_built(tmp_path):
-    first = cached_rows(tmp_path, KEY, make_rows)
-    again = cached_rows(tmp_path, {"length": 8, "texts": "abc"}, never)
+    first = rows_of(tmp_path, KEY, make_rows)
+    again = rows_of(tmp_path, {"length": 8, "texts": "abc"}, never)
     assert again.fingerprint == first.fingerprint
     assert only_folder(tmp_path).name == first.fingerprint[:16]
     first.close()
@@ -55,27 +60,30 @@ def test_a_second_run_reads_what_the_first_built(tmp_path):
 
 def test_another_key_is_another_cache(tmp_path):
     for key in (KEY, KEY | {"length": 9}):
-        cached_rows(tmp_path, key, make_rows).close()
+        rows_of(tmp_path, key, make_rows).close()
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_metadata_counts_rows_and_tokens(tmp_path):
-    with cached_rows(tmp_path, KEY, make_rows) as store:
+    with rows_of(tmp_path, KEY, make_rows) as store:
         assert store.metadata["key"] == KEY
         assert (store.metadata["rows"], store.metadata["real_tokens"], store.metadata["tokens"]) == (5, 15, 40)
         assert store.packing == 15 / 40
         assert store.metadata["fields"][2] == {"name": "labels", "dtype": "<f4", "shape": [2, 3]}
+        for name, found in store.metadata["ranges"].items():
+            values = [row[name] for row in make_rows()]
+            assert found == [np.min(values), np.max(values)]
 
 
 @pytest.mark.parametrize("index", [-1, 5])
 def test_rows_that_do_not_exist_are_index_errors(tmp_path, index):
-    with cached_rows(tmp_path, KEY, make_rows) as store, pytest.raises(IndexError, match=f"row {index} of 5"):
+    with rows_of(tmp_path, KEY, make_rows) as store, pytest.raises(IndexError, match=f"row {index} of 5"):
         store[index]
 
 
 def test_no_rows_are_refused_and_leave_nothing_behind(tmp_path):
     with pytest.raises(InputError, match="no rows to train on"):
-        cached_rows(tmp_path, KEY, lambda: [])
+        rows_of(tmp_path, KEY, lambda: [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,9 +93,9 @@ def test_a_build_that_fails_leaves_nothing_behind_and_the_next_one_works(tmp_pat
         raise InputError("dirty text")
 
     with pytest.raises(InputError, match="dirty text"):
-        cached_rows(tmp_path, KEY, fails)
+        rows_of(tmp_path, KEY, fails)
     assert list(tmp_path.iterdir()) == []
-    cached_rows(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path, KEY, make_rows).close()
 
 
 def test_rows_of_different_shapes_are_refused(tmp_path):
@@ -96,15 +104,15 @@ def test_rows_of_different_shapes_are_refused(tmp_path):
         yield {"segment_ids": np.ones(9, np.int32)}
 
     with pytest.raises(ValueError, match=r"row 1 has fields .*\[9\].* first row has .*\[8\]"):
-        cached_rows(tmp_path, KEY, uneven)
+        cached_rows(tmp_path, KEY, uneven, {"segment_ids": 2})
 
 
 def test_the_slower_of_two_concurrent_builders_takes_the_rows_of_the_faster(tmp_path):
     def overtaken():
-        cached_rows(tmp_path, KEY, make_rows).close()
+        rows_of(tmp_path, KEY, make_rows).close()
         yield from make_rows()
 
-    with cached_rows(tmp_path, KEY, overtaken) as store:
+    with rows_of(tmp_path, KEY, overtaken) as store:
         assert len(store) == 5
     only_folder(tmp_path)
 
@@ -117,7 +125,7 @@ def build_slowly(cache_dir, started):
                 time.sleep(600)
             yield row
 
-    cached_rows(cache_dir, KEY, rows)
+    rows_of(cache_dir, KEY, rows)
 
 
 def test_a_builder_killed_half_way_leaves_no_half_cache(tmp_path):
@@ -129,24 +137,24 @@ def test_a_builder_killed_half_way_leaves_no_half_cache(tmp_path):
     process.kill()
     process.join()
     left = only_folder(tmp_path)
-    with cached_rows(tmp_path, KEY, make_rows) as store:
+    with rows_of(tmp_path, KEY, make_rows) as store:
         assert len(store) == 5
     assert left.exists()  # for all that one can tell, its builder is still at work
 
 
 def test_what_killed_builders_left_is_cleared_after_a_day(tmp_path):
-    cached_rows(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path, KEY, make_rows).close()
     folder = only_folder(tmp_path)
     left = folder.rename(tmp_path / f"{folder.name}.tmp-killed")
     long_ago = time.time() - ABANDONED_AFTER - 60
     os.utime(left, (long_ago, long_ago))
-    cached_rows(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path, KEY, make_rows).close()
     assert only_folder(tmp_path) == folder
 
 
 def test_damaged_bytes_are_told_or_harmless_never_wrong_rows(tmp_path):
     expected = list(make_rows())
-    cached_rows(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path, KEY, make_rows).close()
     file = only_folder(tmp_path) / ROWS_FILE
     sound = file.read_bytes()
     told = 0
@@ -156,7 +164,7 @@ def test_damaged_bytes_are_told_or_harmless_never_wrong_rows(tmp_path):
         damaged[position] ^= 0xFF
         file.write_bytes(damaged)
         try:
-            with cached_rows(tmp_path, KEY, never) as store:
+            with rows_of(tmp_path, KEY, never) as store:
                 for i, row in enumerate(expected):
                     for name, value in row.items():
                         np.testing.assert_array_equal(store[i][name], value)
@@ -167,62 +175,141 @@ def test_damaged_bytes_are_told_or_harmless_never_wrong_rows(tmp_path):
 
 
 def test_a_damaged_record_is_named(tmp_path):
-    cached_rows(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path, KEY, make_rows).close()
     file = only_folder(tmp_path) / ROWS_FILE
     sound = file.read_bytes()
     labels_of_row_3 = list(make_rows())[3]["labels"].tobytes()
-    with cached_rows(tmp_path, KEY, never) as store:
+    with rows_of(tmp_path, KEY, never) as store:
         assert store[3]["labels"].tobytes() == labels_of_row_3
     at = sound.index(labels_of_row_3)
     file.write_bytes(sound[:at] + b"\xff" + sound[at + 1 :])
-    with cached_rows(tmp_path, KEY, never) as store:
+    with rows_of(tmp_path, KEY, never) as store:
         np.testing.assert_array_equal(store[2]["labels"], list(make_rows())[2]["labels"])
         with pytest.raises(InputError, match=rf"{ROWS_FILE}: record 3 is damaged: .*; delete the folder"):
             store[3]
 
 
-@pytest.mark.parametrize("keep", [0, 100, 0.5])
-def test_a_truncated_file_is_told(tmp_path, keep):
-    cached_rows(tmp_path, KEY, make_rows).close()
-    file = only_folder(tmp_path) / ROWS_FILE
-    sound = file.read_bytes()
-    file.write_bytes(sound[: keep if isinstance(keep, int) else int(len(sound) * keep)])
+def cut(file, keep):
+    file.write_bytes(file.read_bytes()[:keep])
+
+
+def halve(file):
+    cut(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda file: file.unlink(),
+        lambda file: cut(file, 0),
+        lambda file: cut(file, 100),
+        halve,
+        lambda file: cut(file, -1),
+        lambda file: (file.unlink(), file.mkdir()),
+    ],
+    ids=["missing", "empty", "100 bytes", "half", "all but a byte", "a folder"],
+)
+def test_a_file_that_is_not_whole_is_told_when_it_is_opened(tmp_path, harm):
+    rows_of(tmp_path, KEY, make_rows).close()
+    harm(only_folder(tmp_path) / ROWS_FILE)
     with pytest.raises(InputError, match=rf"{ROWS_FILE}: damaged: .*; delete the folder"):
-        cached_rows(tmp_path, KEY, never)
+        rows_of(tmp_path, KEY, never)
 
 
 def test_fewer_records_than_promised_are_told(tmp_path):
-    cached_rows(tmp_path, KEY, make_rows).close()
-    cached_rows(tmp_path / "other", KEY, lambda: make_rows(4)).close()
+    rows_of(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path / "other", KEY, lambda: make_rows(4)).close()
     folder = tmp_path / only_folder(tmp_path / "other").name
     (only_folder(tmp_path / "other") / ROWS_FILE).replace(folder / ROWS_FILE)
     with pytest.raises(InputError, match=r"4 records where metadata\.json says 5"):
-        cached_rows(tmp_path, KEY, never)
+        rows_of(tmp_path, KEY, never)
 
 
 def test_records_of_another_size_are_told(tmp_path):
-    cached_rows(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path, KEY, make_rows).close()
     path = only_folder(tmp_path) / METADATA_FILE
     metadata = json.loads(path.read_text())
     metadata["fields"][2]["shape"] = [2, 4]
     path.write_text(json.dumps(metadata))
     with (
-        cached_rows(tmp_path, KEY, never) as store,
+        rows_of(tmp_path, KEY, never) as store,
         pytest.raises(InputError, match=r"record 0 .* 88 bytes, expected 96"),
     ):
         store[0]
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", "3"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", "3", "[" * 100_000])
 def test_damaged_or_missing_metadata_is_told(tmp_path, content):
-    cached_rows(tmp_path, KEY, make_rows).close()
+    rows_of(tmp_path, KEY, make_rows).close()
     path = only_folder(tmp_path) / METADATA_FILE
     if content is None:
         path.unlink()
     else:
         path.write_text(content)
     with pytest.raises(InputError, match=rf"{METADATA_FILE}: damaged or missing"):
-        cached_rows(tmp_path, KEY, never)
+        rows_of(tmp_path, KEY, never)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("key", {"texts": "abcd", "length": 8}),
+        ("rows", 0),
+        ("rows", -5),
+        ("rows", "5"),
+        ("rows", 5.0),
+        ("tokens", 0),
+        ("real_tokens", 41),
+        ("fields", [{"name": "ids", "dtype": "O", "shape": [8]}]),
+        ("fields", [{"name": "ids", "dtype": "no type", "shape": [8]}]),
+        ("fields", ["ids"]),
+        ("ranges", {"ids": [0, None]}),
+        ("ranges", {"ids": [0]}),
+        ("ranges", {"ids": [0, float("nan")]}),
+        ("ranges", {"ids": ["0", "1"]}),
+        ("ranges", {"ids": [0, 10**400]}),
+        ("ranges", 3),
+    ],
+)
+def test_metadata_that_cannot_be_is_told(tmp_path, entry, value):
+    rows_of(tmp_path, KEY, make_rows).close()
+    path = only_folder(tmp_path) / METADATA_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {entry: value}))
+    with pytest.raises(InputError, match=rf"{METADATA_FILE}: damaged or missing \(.+\); delete the folder"):
+        rows_of(tmp_path, KEY, never)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("ids", -1, "ids holds -1, allowed are the integers 0 to 9"),
+        ("ids", 10, "ids holds 10, allowed are the integers 0 to 9"),
+        ("segment_ids", 2, "segment_ids holds 2, allowed are the integers 0 to 1"),
+        ("scores", np.nan, "scores holds nan, allowed are finite numbers from -1e"),
+        ("scores", -np.inf, "scores holds -inf, allowed are finite"),
+    ],
+)
+def test_values_out_of_bounds_are_refused_with_row_field_and_value_and_nothing_is_kept(tmp_path, field, value, problem):
+    rows = [{"ids": np.arange(3), "segment_ids": np.ones(3, np.int32), "scores": np.zeros(3)} for _ in range(3)]
+    bounds = {"ids": 10, "segment_ids": 2, "scores": None}
+    cached_rows(tmp_path / "sound", KEY, lambda: rows, bounds).close()
+    rows[2][field][1] = value
+    with pytest.raises(InputError, match=f"packed row 2: {problem}"):
+        cached_rows(tmp_path / "bad", KEY, lambda: rows, bounds)
+    assert list((tmp_path / "bad").iterdir()) == []
+
+
+def test_fields_without_bounds_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"packed row 0: the fields are \['ids', .*\], expected are \['ids'\]"):
+        cached_rows(tmp_path, KEY, make_rows, {"ids": 2**31})
+
+
+def test_a_cache_that_does_not_fit_the_model_is_refused_without_reading_a_row(tmp_path, monkeypatch):
+    row = {"ids": np.array([0, 7, 9], np.int32), "segment_ids": np.ones(3, np.int32)}
+    cached_rows(tmp_path, KEY, lambda: [row], {"ids": 10, "segment_ids": 2}).close()
+    monkeypatch.setattr(RowStore, "__getitem__", never)
+    with pytest.raises(InputError, match=f"{only_folder(tmp_path)}: ids holds 9, allowed are .* 0 to 8; delete the"):
+        cached_rows(tmp_path, KEY, never, {"ids": 9, "segment_ids": 2})
 
 
 def fill_the_disk(cache_dir, told):
@@ -234,7 +321,7 @@ def fill_the_disk(cache_dir, told):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
-        cached_rows(cache_dir, KEY, rows)
+        cached_rows(cache_dir, KEY, rows, {"ids": 2**31, "segment_ids": 2})
     except InputError as error:
         told.put(str(error))
 
@@ -253,4 +340,4 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path):
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
-        cached_rows(tmp_path / "file", KEY, make_rows)
+        rows_of(tmp_path / "file", KEY, make_rows)

@@ -1,3 +1,4 @@
+import bz2
 import csv
 import gzip
 import hashlib
@@ -40,6 +41,29 @@ def test_an_empty_file_of_a_folder_is_named(tmp_path):
         read_texts(str(tmp_path))
 
 
+def test_links_to_files_are_read_and_links_to_folders_are_not_entered(tmp_path):
+    write(tmp_path, "texts/a.txt", "a")
+    write(tmp_path, "elsewhere/b.txt", "b")
+    (tmp_path / "texts" / "file.txt").symlink_to(tmp_path / "elsewhere" / "b.txt")
+    (tmp_path / "texts" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "texts" / "loop").symlink_to(tmp_path / "texts")
+    assert read_texts(str(tmp_path / "texts")) == ["a", "b"]
+
+
+def test_a_link_to_nothing_is_named_not_left_out(tmp_path):
+    write(tmp_path, "a.txt", "a")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"b\.txt: cannot be read: No such file"):
+        read_texts(str(tmp_path))
+
+
+def test_a_column_that_stands_twice_is_ambiguous(tmp_path):
+    path = write(tmp_path, "a.csv", "text,text,label\na,b,1\n")
+    assert read_table(path, ["label"]).columns == {"label": ["1"]}
+    with pytest.raises(InputError, match=r"a\.csv: more than one column 'text'; the columns are \['text', 'text'"):
+        read_table(path, ["text"])
+
+
 def test_a_text_file_is_one_document_with_its_blank_lines(tmp_path):
     assert read_texts(write(tmp_path, "a.txt", "one\n\n\ntwo\n")) == ["one\n\n\ntwo\n"]
 
@@ -51,6 +75,7 @@ def test_a_text_file_is_one_document_with_its_blank_lines(tmp_path):
         ("a.csv", 'id,text\n1,one\n2,"two"\n'),
         ("a.jsonl", '{"id": 1, "text": "one"}\n{"text": "two", "id": 2}\n'),
         ("a.tsv.gz", gzip.compress(b"id\ttext\n1\tone\n2\ttwo\n")),
+        ("a.csv.bz2", bz2.compress(b"id,text\n1,one\n2,two\n")),
     ],
 )
 def test_a_table_gives_one_document_a_row(tmp_path, name, content):

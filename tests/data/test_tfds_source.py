@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from roformer_jax.data.sources import read_table, read_texts
 from roformer_jax.data.tfds_source import read_tfds
@@ -82,6 +83,38 @@ def test_damaged_files_are_told_with_their_record(data_dir, tmp_path, keep):
     damaged = sound[:at] + b"\xff" + sound[at + 1 :]
     file.write_bytes(damaged[: int(len(sound) * keep)])
     with pytest.raises(InputError, match=r"record [01]: (damaged|lost): .*; prepare the data set again"):
+        read_tfds("tiny_reviews", "train", ["text"], tmp_path)
+
+
+def without(file):
+    file.unlink()
+
+
+def with_half_its_records(file):
+    reader = ArrayRecordReader(str(file))
+    records = reader.read([0, 1])
+    reader.close()
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+@pytest.mark.parametrize(("harm", "record"), [(without, 0), (with_half_its_records, 2)])
+def test_a_set_of_fewer_records_than_its_description_says_is_refused_not_cut_short(data_dir, tmp_path, harm, record):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.rglob("*train.array_record*")
+    harm(file)
+    with pytest.raises(InputError, match=f"train, record {record}: damaged: .*; prepare the data set again"):
+        read_tfds("tiny_reviews", "train", ["text"], tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_description_is_told(data_dir, tmp_path, content):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.rglob("dataset_info.json")
+    file.write_text(content)
+    with pytest.raises(InputError, match=r'tfds:tiny_reviews: .*"tiny_reviews"'):
         read_tfds("tiny_reviews", "train", ["text"], tmp_path)
 
 

@@ -79,6 +79,16 @@ def test_other_texts_give_another_fingerprint(tokenizer):
     assert train_wordpiece(SENTENCES, vocab_size=200).fingerprint != tokenizer.fingerprint
 
 
+def test_endless_words_are_left_out_of_training():
+    """A megabyte without a space would otherwise take hours; words up to the limit count."""
+    endless = "ab" * 500_000
+    longest = train_wordpiece([endless[:100]] * 3 + SENTENCES, vocab_size=300)
+    assert len(longest.encode([endless[:100]])[0]) == 1
+    assert longest.encode([endless[:101]])[0].tolist() == [longest.unk_id]
+    fingerprints = {train_wordpiece([text, "ab", *SENTENCES], vocab_size=100).fingerprint for text in ("", endless)}
+    assert len(fingerprints) == 1
+
+
 def test_frequent_words_become_single_pieces():
     tokenizer = train_wordpiece(["rotary"] * 50 + SENTENCES, vocab_size=100)
     assert [tokenizer.token(i) for i in tokenizer.encode(["rotary"])[0]] == ["rotary"]

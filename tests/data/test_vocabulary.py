@@ -1,7 +1,7 @@
 import pytest
 
 from roformer_jax.data.tokenizer import train_wordpiece
-from roformer_jax.data.vocabulary import digest, tokenizer_for
+from roformer_jax.data.vocabulary import digest, fitting_tokenizer, tokenizer_for
 from roformer_jax.errors import InputError
 
 TEXTS = ["rotate the query and the key", "never rotate the value", "positions are relative"] * 3
@@ -46,6 +46,21 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
     size = trained.vocab_size
     with pytest.raises(InputError, match=f"holds {size} tokens, the model only {size - 1}: set model.vocab_size to"):
         tokenizer_for(str(tmp_path), TEXTS, vocab_size=size - 1, lowercase=True, cache_dir="unused")
+
+
+def test_a_cached_vocabulary_that_was_exchanged_for_a_larger_one_is_refused(tmp_path):
+    small = {"vocab_size": 60, "lowercase": True, "cache_dir": str(tmp_path)}
+    tokenizer_for(None, TEXTS, **small)
+    (cached,) = tmp_path.iterdir()
+    train_wordpiece([*TEXTS, "many other words make it larger"], vocab_size=70).save(cached)
+    with pytest.raises(InputError, match=f"{cached} holds 70 tokens, the model only 60"):
+        tokenizer_for(None, TEXTS, **small)
+
+
+def test_a_tokenizer_fits_a_model_that_has_all_of_its_ids(tmp_path):
+    assert fitting_tokenizer("bytes", 261).vocab_size == 261
+    with pytest.raises(InputError, match="the vocabulary of bytes holds 261 tokens, the model only 260: set model"):
+        fitting_tokenizer("bytes", 260)
 
 
 def test_a_cache_that_cannot_be_written_or_read_is_refused_by_name(tmp_path):

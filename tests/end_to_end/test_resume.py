@@ -52,7 +52,7 @@ def bits(run):
     params = jax.device_put(restore_params(folder))
     optimizer = make_optimizer(load_experiment(run).optimizer, STEPS, params)
     with Checkpoints(folder) as checkpoints:
-        state = checkpoints.restore(abstract(create_state(params, optimizer)))
+        state = checkpoints.restore_newest(abstract(create_state(params, optimizer)))
     return jax.tree.map(lambda leaf: np.frombuffer(np.asarray(leaf).tobytes(), np.uint8), state)
 
 

@@ -22,7 +22,7 @@ def test_defaults_are_the_base_model_of_the_paper():
         ({"vocab_size": 0}, "model.vocab_size = 0 must be positive"),
         ({"num_hidden_layers": -1}, "model.num_hidden_layers = -1 must be positive"),
         ({"rope_theta": 0.0}, r"model.rope_theta = 0.0 must be positive"),
-        ({"layer_norm_eps": float("nan")}, "model.layer_norm_eps = nan must be positive"),
+        ({"layer_norm_eps": float("inf")}, "model.layer_norm_eps = inf must be positive and finite"),
         ({"hidden_dropout_prob": 1.0}, r"model.hidden_dropout_prob = 1.0 must lie in \[0, 1\)"),
         ({"attention_probs_dropout_prob": -0.1}, r"model.attention_probs_dropout_prob = -0.1 must lie in \[0, 1\)"),
         ({"num_attention_heads": 5}, "num_attention_heads = 5 does not divide model.hidden_size = 768"),
@@ -74,7 +74,7 @@ def test_impossible_values_are_refused_by_name(fields, message):
 def test_unknown_choices_are_refused_also_where_no_types_are_checked(field, value, allowed):
     config = RoFormerConfig()
     object.__setattr__(config, field, value)  # the type checker of the tests would refuse it in the constructor
-    with pytest.raises(InputError, match=f"model.{field} = '{value}' is none of {allowed}"):
+    with pytest.raises(InputError, match=f"model.{field} = '{value}' must be one of {allowed}"):
         config.__post_init__()
 
 

@@ -1,4 +1,4 @@
-"""The RoPE library promises to promote no dtype silently."""
+"""The RoPE library promises to promote no dtype silently; the programs are tiny: compiling is what takes time."""
 
 import jax
 import pytest
@@ -8,3 +8,10 @@ import pytest
 def strict_dtype_promotion():
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -6,6 +6,7 @@ import pytest
 
 from roformer_jax.data.packing import pack_examples
 from roformer_jax.data.tokenizer import train_wordpiece
+from roformer_jax.errors import InputError
 from roformer_jax.models import Model, build_classifier
 from roformer_jax.tasks.classification import (
     Predictor,
@@ -158,7 +159,7 @@ def test_evaluation_scores_every_set_under_its_name(make_task):
         alone, both = (t.evaluate(placed_params(t, mesh)) for t in (task, task_of_two))
     assert set(alone) == {"loss", "accuracy"}
     assert both == {f"{name}/{metric}": alone[metric] for name in ("matched", "mismatched") for metric in alone}
-    assert set(task_of_two.fingerprint) == {"label_names", "train", "matched", "mismatched"}
+    assert set(task_of_two.fingerprint) == {"label_names", "train", "matched", "mismatched", "tokenizer"}
 
 
 def test_batch_holds_as_many_rows_as_its_examples_fill(make_task):
@@ -253,6 +254,41 @@ def test_cached_rows_depend_on_texts_pairs_labels_and_length(tokenizer, cache_di
     found.append(pack(base, tokenizer, LENGTH + 1, cache_dir).fingerprint)
     assert len(set(found)) == len(found)
     assert pack(base, tokenizer, LENGTH, cache_dir).fingerprint == found[0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "problem"),
+    [
+        (3, -1, "labels holds -1, allowed are the integers 0 to 2"),
+        (3, 3, "labels holds 3, allowed are the integers 0 to 2"),
+        (3, -100, "labels holds -100, allowed"),
+        (0, np.nan, "labels holds nan, allowed are finite numbers"),
+        (0, np.inf, "labels holds inf, allowed are finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("side", ["train", "heldout"])
+def test_labels_outside_the_classes_are_refused_before_the_first_step(make_task, side, classes, label, problem):
+    good = splits(classes=classes)
+    harmed = good.train if side == "train" else good.evaluation["heldout"]
+    labels = harmed.labels.copy()
+    labels[7] = label
+    harmed = harmed._replace(labels=labels)
+    bad = good._replace(train=harmed) if side == "train" else good._replace(evaluation={"heldout": harmed})
+    mesh = mesh_of(1)
+    with jax.set_mesh(mesh):
+        make_task(mesh, splits=good)
+        with pytest.raises(InputError, match=rf"packed row \d+: {problem}"):
+            make_task(mesh, splits=bad)
+
+
+def test_scores_are_no_classes_and_pairs_need_two_types_of_token(make_task):
+    mesh = mesh_of(1)
+    with jax.set_mesh(mesh):
+        with pytest.raises(InputError, match=r"labels holds \d\.\d+, allowed are the integers 0 to 2"):
+            make_task(mesh, splits=splits(classes=0)._replace(label_names=("a", "b", "c")))
+        with pytest.raises(InputError, match=r"model\.type_vocab_size = 1: pairs of texts need 2 or more"):
+            make_task(mesh, type_vocab_size=1)
+        make_task(mesh, splits=splits(pairs=False), type_vocab_size=1)
 
 
 def test_regression_trains_one_output(make_task):

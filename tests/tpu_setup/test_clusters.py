@@ -58,7 +58,7 @@ class TestSlurm:
         assert [call[0] for call in cloud.calls()] == ["scontrol", "srun", "scontrol"]
         assert cloud.calls()[-1] == ["scontrol", "requeue", "17"]
 
-    @pytest.mark.parametrize("code", [0, 2, 3])
+    @pytest.mark.parametrize("code", [0, 2, 3, 4])
     def test_a_run_that_is_over_is_not_retried(self, cloud, code):
         assert self.run(cloud, code).returncode == code
         assert len(cloud.calls("srun")) == 1
@@ -115,14 +115,14 @@ class TestJobSet:
         assert resources["limits"] == resources["requests"]
         assert job["completionMode"] == "Indexed"
 
-    def test_retries_all_together_but_not_after_bad_input_or_a_run_that_is_not_finite(self, jobset, job, pod):
+    def test_retries_all_together_but_not_what_a_retry_would_not_mend(self, jobset, job, pod):
         (rule,) = job["podFailurePolicy"]["rules"]
         assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
         assert rule["action"] == "FailJob"
         assert rule["onExitCodes"] == {
             "containerName": pod["containers"][0]["name"],
             "operator": "In",
-            "values": [2, 3],
+            "values": [2, 3, 4],
         }
         policy = jobset["spec"]["failurePolicy"]
         assert policy["maxRestarts"] > 0

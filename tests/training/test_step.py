@@ -1,3 +1,5 @@
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 
 from roformer_jax.errors import InputError
 from roformer_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from roformer_jax.training.state import create_state
+from roformer_jax.training.state import WINDOW, create_state
 from roformer_jax.training.step import evaluate_means, make_eval_step, make_train_step
 
 EPS = float(np.finfo(np.float32).eps)
@@ -55,7 +57,8 @@ def test_metrics_name_the_learning_rate_of_this_update_and_every_mean(problem):
         schedule = make_schedule(CONFIG, STEPS)
         for n in range(3):
             state, metrics = step(state, problem.place(problem.host_batch(n)))
-            assert set(metrics) == {"loss", "error", "weight", "grad_norm", "learning_rate"}
+            names = {"loss", "error", "weight", "grad_norm", "learning_rate", "skipped", "skipped_in_a_row"}
+            assert set(metrics) == names
             assert metrics["learning_rate"] == schedule(n)
             assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
 
@@ -142,3 +145,63 @@ def test_evaluation_adds_in_float64():
     one = {"loss": np.float32(1), "weight": np.float32(1)}
     sums = iter([big, one, one])
     assert evaluate_means(lambda params, batch: next(sums), {}, [{}] * 3) == {"loss": (2**24 + 2) / 3}
+
+
+def poison(batch, value):
+    """The batch with one target replaced, so that the loss and every gradient become `value` or NaN."""
+    targets = batch["targets"].copy()
+    targets[np.flatnonzero(batch["weights"])[0]] = value
+    return batch | {"targets": targets}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize(("devices", "fsdp", "microbatches"), [(1, 1, 1), (8, 4, 2)])
+def test_an_update_that_is_not_finite_changes_nothing_but_the_count(problem, value, devices, fsdp, microbatches):
+    """1e30 is finite, its square is not."""
+    with jax.set_mesh(problem.make_mesh(devices, fsdp)):
+        state, step = start(problem, problem.loss_fn)
+        state, good = step(state, problem.place(problem.host_batch(0), microbatches))
+        before = jax.device_get(state)
+        bad_batch = poison(problem.host_batch(1), value)
+        state, bad = step(state, problem.place(bad_batch, microbatches))
+        assert (good["skipped"], bad["skipped"], bad["skipped_in_a_row"]) == (0, 1, 1)
+        assert not np.isfinite(bad["loss"])
+        expected = before._replace(step=np.int32(2), guard=before.guard._replace(skipped=1, in_a_row=1))
+        chex.assert_trees_all_equal(jax.device_get(state), expected)
+
+
+def test_after_skipped_updates_the_schedule_and_the_optimizer_go_on_as_if_those_had_not_been(problem):
+    with jax.set_mesh(problem.make_mesh(1)):
+        quiet = without_noise(problem.loss_fn)  # the noise depends on the number of the batch
+        batches = [problem.host_batch(n) for n in range(3)]
+        state, step = start(problem, quiet)
+        for batch in batches:
+            state, expected = step(state, problem.place(batch))
+        reference = jax.device_get(state)
+        state, step = start(problem, quiet)
+        for batch in (batches[0], poison(batches[1], np.nan), poison(batches[2], np.inf), batches[1], batches[2]):
+            state, found = step(state, problem.place(batch))
+        chex.assert_trees_all_equal(found, expected)
+        chex.assert_trees_all_equal(
+            jax.device_get(state), reference._replace(step=5, guard=reference.guard._replace(skipped=2))
+        )
+
+
+def test_a_spike_is_skipped_once_there_are_enough_losses_to_tell_and_by_default_never(problem):
+    with jax.set_mesh(problem.make_mesh(1)):
+        params = problem.make_params()
+        sgd = optax.sgd(0.0)  # so that the losses differ by their batches alone
+        spike = poison(problem.host_batch(0), 1e6)
+        for sigmas, skipped in ((math.inf, 0), (6.0, 1)):
+            step = make_train_step(problem.loss_fn, sgd, optax.constant_schedule(0.0), jax.random.key(0), sigmas)
+            state, losses = create_state(problem.make_params(), sgd), []
+            state, early = step(state, problem.place(spike))
+            for n in range(WINDOW):
+                state, metrics = step(state, problem.place(problem.host_batch(n)))
+                losses.append(float(metrics["loss"]))
+            np.testing.assert_array_equal(np.sort(state.guard.losses), np.sort(np.float32(losses)))
+            state, late = step(state, problem.place(spike))
+            state, usual = step(state, problem.place(problem.host_batch(0)))
+            assert (early["skipped"], late["skipped"], usual["skipped"]) == (0, skipped, 0)
+            assert late["loss"] > np.mean(losses) + 6 * np.std(losses)
+        chex.assert_trees_all_equal(jax.device_get(state.params), jax.device_get(params))

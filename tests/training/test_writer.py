@@ -1,8 +1,13 @@
+import contextlib
+import errno
+import io
 import json
 import math
+import os
 import struct
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from roformer_jax.errors import InputError
@@ -90,3 +95,72 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named(tmp_path):
 def test_a_folder_without_metrics_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*metrics.jsonl"):
         read_metrics(tmp_path)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """`with full_disk(room=10):` a file takes so many bytes of what is written to it, and then no more."""
+
+    class File(io.FileIO):
+        def __init__(self, file, room):
+            super().__init__(os.dup(file.fileno()), "ab")
+            self.room = room
+
+        def write(self, data):
+            if not self.room:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            written = super().write(data[: self.room])
+            self.room -= written
+            return written
+
+    @contextlib.contextmanager
+    def full_disk(writer, room):
+        whole = writer._file
+        with File(whole, room) as writer._file:
+            yield
+        writer._file = whole
+
+    return full_disk
+
+
+@pytest.mark.parametrize("room", [0, 10])
+def test_lines_wait_where_the_disk_is_full_and_none_is_torn(tmp_path, full_disk, room, capfd):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, "train", {"loss": 1.0})
+        assert writer.flush()
+        with full_disk(writer, room):
+            for step in (2, 3):
+                writer.write(step, "train", {"loss": 1 / step})
+            assert not writer.flush()
+        assert capfd.readouterr().err.count("WARNING") == 1, "told once, not with every line"
+        assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+        writer.write(4, "train", {"loss": 0.25})
+        assert writer.flush()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_tensorboard_goes_on_in_another_file_where_one_was_torn(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, "train", {"loss": 1.0})
+        with monkeypatch.context() as patch:
+            patch.setattr(EventsWriter, "write_event", fail)
+            writer.write(2, "train", {"loss": 0.5})
+        writer.write(3, "train", {"loss": 0.25})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    events = [event for path in tmp_path.glob("*tfevents*") for event in read_events(path)]
+    assert sorted(value.simple_value for event in events for value in event.summary.value) == [0.25, 1.0]
+
+
+def test_the_last_evaluation_that_was_kept_is_known(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        assert writer.last_evaluation == -1
+        for step in range(4):
+            writer.write(step, "train", {"loss": 1.0})
+            if step % 2 == 0:
+                writer.write(step, "eval", {"loss": 1.0})
+    for start, last in ((3, 2), (2, 2), (1, 0)):
+        with MetricsWriter(tmp_path, start_step=start) as writer:
+            assert writer.last_evaluation == last
