@@ -10,7 +10,6 @@ import difflib
 import importlib.util
 import itertools
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,16 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"error: no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return InputError.exit_code
-    code = guarded(commands[command], rest)
-    if command == "train":
-        from roformer_jax.distributed import leave
+    if command != "train":
+        return guarded(commands[command], rest)
+    from roformer_jax.distributed import leave
 
+    code = BUG
+    try:
+        code = guarded(train, rest)
+    finally:
         leave(code)
     return code
 
 
 def guarded(command: Callable[[list[str]], None], arguments: list[str]) -> int:
-    """Run a command; turn the ends that are foreseen into one message, any other error into a traceback, and a code."""
+    """Run a command; turn the ends that are foreseen into one message and an exit code."""
     try:
         command(arguments)
     except Interrupted as end:
@@ -74,9 +77,6 @@ def guarded(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        return BUG
     return 0
 
 

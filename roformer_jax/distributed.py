@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -133,6 +134,8 @@ def leave(code: int) -> None:
     if code in (0, Interrupted.exit_code):
         jax.distributed.shutdown()
         return
+    if sys.exc_info()[0] is not None:  # nobody comes to print it
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

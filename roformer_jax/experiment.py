@@ -13,6 +13,7 @@ from optax import GradientTransformation
 from roformer_jax import __version__
 from roformer_jax.distributed import agreed, check_same_everywhere, on_first_process
 from roformer_jax.errors import InputError
+from roformer_jax.fields import check_types
 from roformer_jax.hardware import chip_of
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.run_folder import (
@@ -66,6 +67,7 @@ class Experiment:
     """Folder of tokenised, packed data, made anew when anything that shapes it changes, and of compiled programs."""
 
     def __post_init__(self):
+        check_types(self)
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed = {self.seed} must lie in [0, 2^32)")
         if self.training.steps is not None:

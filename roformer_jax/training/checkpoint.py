@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from roformer_jax.distributed import agreed, on_first_process
 from roformer_jax.errors import DamagedError, InputError, NonFiniteError, RunError, UnsavedError
+from roformer_jax.training.patience import patient_loops
 from roformer_jax.training.record import read_record, record_of
 from roformer_jax.training.state import TrainState
 from roformer_jax.training.step_folders import (
@@ -272,7 +273,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def _read_item(path: Path, target: PyTree) -> PyTree:
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+    with patient_loops(), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         return handler.restore(path, args=ocp.args.StandardRestore(target))
 
 

@@ -14,6 +14,7 @@ import jax
 
 from roformer_jax.distributed import agreed
 from roformer_jax.errors import InputError, Interrupted, NonFiniteError
+from roformer_jax.fields import check_types
 from roformer_jax.training.checkpoint import Checkpoints
 from roformer_jax.training.profile import parse_updates
 from roformer_jax.training.progress import Progress
@@ -55,6 +56,7 @@ class TrainingConfig:
     """FIRST:LAST, e.g. 10:15: the updates to trace, both included, into the run's folder profile/ (for xprof)."""
 
     def __post_init__(self):
+        check_types(self, "training.")
         for field in ("batch_size", "microbatches", "eval_every", "save_every", "keep", "max_skipped"):
             if getattr(self, field) < 1:
                 raise InputError(f"training.{field} must be 1 or more, but is {getattr(self, field)}")

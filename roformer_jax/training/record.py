@@ -103,12 +103,17 @@ def read_record(folder: Path) -> Record:
         content = json.loads(path.read_bytes())
         if content["sha256"] != _sha256(content["leaves"]):
             raise DamagedError("digest of the record")
-        leaves = {
-            name: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["digest"]) for name, leaf in content["leaves"].items()
-        }
-        return Record(leaves)
+        return Record({name: _leaf(values) for name, values in content["leaves"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"record: {type(error).__name__}") from error
+
+
+def _leaf(values: Mapping[str, Any]) -> Leaf:
+    """One array as the record describes it; ValueError where that describes none."""
+    shape, dtype, digest = values["shape"], values["dtype"], values["digest"]
+    if not all(type(size) is int and size >= 0 for size in shape) or not {type(dtype), type(digest)} == {str}:
+        raise ValueError
+    return Leaf(tuple(shape), dtype, digest)
 
 
 def _named(items: Mapping[str, PyTree]) -> dict[str, Any]:

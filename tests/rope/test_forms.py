@@ -51,6 +51,7 @@ def test_the_exchange_by_a_matrix_rounds_nothing(layout, dtype):
 
 
 @every_layout
+@pytest.mark.usefixtures("optimized")
 def test_on_a_cpu_the_default_is_one_fusion_without_a_choice_left_in_it(layout):
     x, table = example(64, "bfloat16")
     compiled = jax.jit(rope.rotate, static_argnames="layout").lower(x, table, layout=layout).compile().as_text()

@@ -91,7 +91,7 @@ def steps_of(lines, kind):
 
 
 @pytest.mark.parametrize("mesh", [(1, 1), MESH])
-@pytest.mark.parametrize("steps_done", [1, 5, 7])
+@pytest.mark.parametrize("steps_done", [2, 5, 7])
 def test_a_run_stopped_and_gone_on_with_is_bitwise_the_run_that_was_not(run, tmp_path, mesh, steps_done):
     whole = run(tmp_path / "whole", mesh=mesh)
     with pytest.raises(Interrupted, match=f"after step {steps_done}") as stopped:
@@ -104,6 +104,13 @@ def test_a_run_stopped_and_gone_on_with_is_bitwise_the_run_that_was_not(run, tmp
     assert without_times(found) == without_times(expected)
     assert steps_of(found, "train") == list(range(1, 13))
     assert steps_of(found, "eval") == [0, 4, 8, 12]
+
+
+def test_a_run_stopped_before_its_first_update_has_nothing_to_save(run, tmp_path):
+    with pytest.raises(Interrupted, match="before its first update"):
+        run(tmp_path / "parts", at_batch=terminate_at(0))
+    assert not list((tmp_path / "parts" / "checkpoints").iterdir())
+    chex.assert_trees_all_equal(run(tmp_path / "parts"), run(tmp_path / "whole"))
 
 
 def test_a_run_that_crashed_repeats_what_came_after_its_checkpoint_and_no_metric_twice(run, tmp_path):
@@ -292,7 +299,7 @@ def test_batches_that_end_too_early_are_an_error_and_not_a_finished_run(run, pro
         ({"save_every": -5}, "save_every must be 1 or more, but is -5"),
         ({"keep": 0}, "keep must be 1 or more, but is 0"),
         ({"batch_size": 0}, "batch_size must be 1 or more, but is 0"),
-        ({"epochs": float("nan")}, "epochs must be positive and finite, but is nan"),
+        ({"epochs": float("nan")}, "epochs = nan must be a number"),
         ({"batch_size": 10, "microbatches": 4}, "microbatches = 4 does not divide training.batch_size = 10"),
     ],
 )
