@@ -6,8 +6,9 @@ READY = $(VENV)/.ready
 AOT = $(VENV)/aot
 PEERS = .venv-peers
 BENCH = .venv-bench
+PARALLEL = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: env quickstart test test-peers bench-peers lint format clean
+.PHONY: env quickstart test stress test-peers bench-peers lint format clean
 
 env: $(READY)
 
@@ -21,7 +22,11 @@ quickstart: env
 	$(BIN)/python train.py configs/quickstart.py
 
 test: env $(AOT)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# The faults of tests/reliability in large numbers: about half an hour.
+stress: env
+	STRESS=1 $(BIN)/python -m pytest $(PARALLEL) --timeout 3600 tests/reliability
 
 # What compiles for TPUs and GPUs that are not there. Without it (no network, another system) tests/aot is skipped.
 $(AOT)/.ready: $(READY) requirements-aot.txt

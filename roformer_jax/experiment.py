@@ -23,6 +23,7 @@ from roformer_jax.run_folder import (
     as_json,
     check_data,
     check_folder,
+    flatten,
     locked,
     open_folder,
     shaping,
@@ -104,7 +105,7 @@ class Experiment:
             opened.enter_context(jax.set_mesh(mesh))
             opened.enter_context(compile_cache(Path(experiment.cache_dir) / COMPILED))
             task = experiment.prepare(mesh)
-            check_same_everywhere(shaping(config) | task.fingerprint)
+            check_same_everywhere(shaping(config) | flatten({"mesh": config["mesh"]}) | task.fingerprint)
             on_first_process(lambda: check_data(folder, task.fingerprint))
             steps = experiment.training.num_steps(task.steps_per_epoch)
             training = dataclasses.replace(experiment.training, steps=steps)

@@ -87,6 +87,8 @@ class Checkpoints:
             NonFiniteError: an array holds a NaN or an infinity; nothing is written.
         """
         self.settle()
+        if self._unsaved is not None:  # other arrays of that step may have been on their way when it was given up
+            self._clear()
         latest = self.latest_step()
         if latest is not None and latest >= step:
             raise InputError(
@@ -207,11 +209,14 @@ class Checkpoints:
     def _give_up(self, error: Exception) -> None:
         """Leaves the save that failed, and what it had written so far."""
         step, self._writing = self._writing, None
+        self._clear()
+        self._manager.reload()  # orbax counts it as saved
+        self._tell_unsaved(step, _first_line(error))
+
+    def _clear(self) -> None:
         if jax.process_index() == 0:
             empty_trash(self._folder)
             remove_unfinished(self._folder)
-        self._manager.reload()  # orbax counts it as saved
-        self._tell_unsaved(step, _first_line(error))
 
     def _tell_unsaved(self, step: int, reason: str) -> None:
         self._unsaved = reason
