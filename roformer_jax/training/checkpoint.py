@@ -7,6 +7,7 @@ their own, readable without the optimizer.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -35,6 +36,7 @@ from roformer_jax.training.step_folders import (
 from roformer_jax.typing import PyTree
 
 PARAMS, REST, RECORD = "params", "rest", "record"  # the items of a checkpoint
+LOG = logging.getLogger("absl")  # where orbax writes
 HEADROOM = 1.1  # free space that a checkpoint needs, over the bytes of its arrays
 
 
@@ -62,11 +64,14 @@ class Checkpoints:
         self._unsaved: str | None = None
 
     def __enter__(self) -> "Checkpoints":
+        self._told = LOG.level
+        LOG.setLevel(logging.CRITICAL)  # a save that fails is told in one line here, and there in tracebacks
         return self
 
     def __exit__(self, *exception) -> None:
         self.settle()
         self._manager.close()
+        LOG.setLevel(self._told)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, verified or not; None if there is none."""

@@ -123,7 +123,7 @@ def can_mount(folder):
 
 
 def test_a_full_file_system_is_survived_as_well(limited, folder, environment, arguments):
-    """Full when step 8 is written; without a byte left when 12 is due; full again at the end, and then no more."""
+    """Full when step 8 is written; without a byte left when 12 is due, and again at the end."""
     disk = folder / "disk"
     disk.mkdir()
     if not can_mount(disk):
@@ -132,7 +132,7 @@ def test_a_full_file_system_is_survived_as_well(limited, folder, environment, ar
     full, fuller = (FILL.format(ballast=ballast, left=left) for left in (LEFT, 0))
     free = f"os.remove({ballast!r})"
     begun = after_checkpoint(disk / "run", 4, full)
-    faults = {"update 7": begun, "update 11": fuller, "update 14": free, "update 15": full}
+    faults = {"update 7": begun, "update 11": fuller, "update 14": free, "update 15": fuller}
     filled, freed = faulty_config(folder / "d", faults), faulty_config(folder / "e", {"preparation": free})
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", MOUNTED, str(disk), sys.executable, DRIVER, str(folder / "mounted")],

@@ -1,5 +1,6 @@
 """An update that is not finite changes nothing, on the real command line; too many of them end the run in good time."""
 
+import os
 import re
 import shutil
 
@@ -68,22 +69,24 @@ RUNS = {
     "bad updates": ({5: NAN, 6: INF, 9: NAN}, 16, []),
     "too many": (dict.fromkeys(range(9, 17), INF), 16, ["--training.max-skipped", "3"]),
     "clean": ({}, 8, []),
+}
+SPIKES = {  # long runs: in `make stress`; tests/training/test_step.py has both in one process
     "spikes": ({EARLY: SPIKE, LATE: SPIKE}, LONG, ["--training.spike-sigmas", "6"]),
     "spikes by default": ({EARLY: SPIKE, LATE: SPIKE}, LONG, []),
 }
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, commands, tiny_run):
+def runs(tmp_path_factory, commands, tiny_run, count):
     """The folder of all runs and their outcomes."""
-    folder, calls = tmp_path_factory.mktemp("poisoned"), []
-    for name, (poison, steps, flags) in RUNS.items():
+    folder, calls, kinds = tmp_path_factory.mktemp("poisoned"), [], count(RUNS, RUNS | SPIKES)
+    for name, (poison, steps, flags) in kinds.items():
         (folder / name).mkdir()
         config = folder / name / "poisoned.py"
         config.write_text(CONFIG.format(poison=poison, inf=INF, nan=NAN, spike=SPIKE), encoding="utf-8")
         saves = ["--training.save-every", str(steps if steps == LONG else 4)]
         calls.append(["train", *tiny_run(folder / name / "run", *saves, *flags, steps=steps, config=config)])
-    return folder, dict(zip(RUNS, commands(*calls), strict=True))
+    return folder, dict(zip(kinds, commands(*calls), strict=True))
 
 
 def skipped(run):
@@ -122,6 +125,7 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint_as_it_was(r
     chex.assert_trees_all_equal(bits(run), bits(runs[0] / "clean" / "run"))  # verified, and that of step 8
 
 
+@pytest.mark.skipif(not os.environ.get("STRESS"), reason="only in `make stress`")
 def test_a_spike_of_the_loss_is_skipped_where_that_was_asked_for_and_enough_losses_are_known(runs):
     folder, outcomes = runs
     assert (outcomes["spikes"].code, outcomes["spikes by default"].code) == (0, 0)

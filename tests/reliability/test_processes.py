@@ -188,11 +188,13 @@ def losses(run, kind):
     return [line["loss"] for line in read_metrics(run) if line["kind"] == kind]
 
 
-@pytest.mark.parametrize(
-    "hardware", [name if index == 0 else pytest.param(name, marks=stress) for index, name in enumerate(HARDWARE)]
-)
+@stress
+@pytest.mark.parametrize("hardware", HARDWARE)
 def test_a_run_goes_on_with_other_hardware_on_the_same_batches(alone, train_on, tmp_path, hardware):
-    """Sums of float32 in another order differ by some eps (1.2e-7); 16 updates multiply that by less than eighty."""
+    """Sums of float32 in another order differ by some eps (1.2e-7); 16 updates multiply that by less than eighty.
+
+    In `make test`, tests/training/test_loop.py and test_checkpoint.py go on with other meshes in one process.
+    """
     reference, batches = alone
     found = train_on(tmp_path / "run", HARDWARE[hardware])
     chex.assert_trees_all_equal(found, batches)

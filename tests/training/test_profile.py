@@ -86,7 +86,7 @@ class TestRanges:
         assert list(parse_updates("10:15")) == [10, 11, 12, 13, 14, 15]
         assert list(parse_updates("1:1", steps=1)) == [1]
 
-    @pytest.mark.parametrize("text", ["", "5", "5:", ":5", "0:3", "4:3", "-1:3", "1:2:3", "a:b", "1.5:2", " 1:2"])
+    @pytest.mark.parametrize("text", ["5", "5:", ":5", "0:3", "4:3", "-1:3", "1:2:3", "a:b", "1.5:2", " 1:2"])
     def test_what_is_no_range_is_refused(self, text):
         with pytest.raises(InputError, match=r"training\.profile must be FIRST:LAST"):
             TrainingConfig(profile=text)
