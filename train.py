@@ -5,7 +5,7 @@ The same as `python -m roformer_jax train ...`; run the command again to continu
 
 import sys
 
-from roformer_jax.cli import main
+from roformer_jax.cli import run_process
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    run_process(["train", *sys.argv[1:]])

@@ -2,6 +2,6 @@
 
 import sys
 
-from roformer_jax.cli import main
+from roformer_jax.cli import run_process
 
-sys.exit(main())
+run_process(sys.argv[1:])

@@ -9,15 +9,18 @@ import argparse
 import difflib
 import importlib.util
 import itertools
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from roformer_jax.errors import InputError, Interrupted, RunError
 
 BUG = 1
+READER_GONE = 128 + signal.SIGPIPE  # how shells count it
 
 USAGE = """usage: python -m roformer_jax COMMAND ...
 
@@ -35,9 +38,9 @@ On several processes `train` takes --distributed (TPU pods, Slurm) or --coordina
 `python train.py CONFIG ...` is `train`. The configs that come with the project lie in configs/."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run a command; return its exit code."""
-    command, *rest = (list(sys.argv[1:]) if arguments is None else list(arguments)) or ["--help"]
+    command, *rest = list(arguments) or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -65,6 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         leave(code)
     return code
+
+
+def run_process(arguments: Sequence[str]) -> NoReturn:
+    """Run the command of this process and end it with its exit code.
+
+    At once: after a save that failed, a thread of orbax may wait for its parts for five minutes, and Python for it.
+    """
+    try:
+        code = main(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        code = READER_GONE
+    os._exit(code)
 
 
 def guarded(command: Callable[[list[str]], None], arguments: list[str]) -> int:

@@ -22,7 +22,7 @@ TINY_MODEL = [
 ]
 # Runs commands one after another in one process.
 DRIVER = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from roformer_jax.cli import main
 for arguments in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
@@ -30,7 +30,8 @@ for arguments in json.load(sys.stdin):
             code = main(arguments)
         except SystemExit as stopped:
             code = stopped.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+os._exit(0)  # as `run_process` does
 """
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,12 @@ def test_a_config_file_that_refuses_its_own_values_is_a_message_too(here, tmp_pa
     outcome = here("train", str(path))
     assert outcome.code == 2
     assert outcome.err == "error: model.num_attention_heads = 12 does not divide model.hidden_size = 7\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(environment):
+    """As of `... | head`: here it is gone before the first line."""
+    command = [sys.executable, "-m", "roformer_jax", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
