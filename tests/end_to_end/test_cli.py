@@ -179,7 +179,8 @@ def test_a_config_file_that_refuses_its_own_values_is_a_message_too(here, tmp_pa
 def test_a_reader_that_has_seen_enough_is_no_error(environment):
     """As of `... | head`: here it is gone before the first line."""
     command = [sys.executable, "-m", "roformer_jax", "--help"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
