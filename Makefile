@@ -24,7 +24,7 @@ quickstart: env
 test: env $(AOT)/.ready
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# The faults of tests/reliability in large numbers: about half an hour.
+# The faults of tests/reliability in large numbers: about ten minutes on two cores.
 stress: env
 	STRESS=1 $(BIN)/python -m pytest $(PARALLEL) --timeout 3600 tests/reliability
 
