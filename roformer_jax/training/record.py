@@ -125,7 +125,7 @@ def _kind(leaf: Any) -> tuple[tuple[int, ...], str]:
 
 
 def _in_words(kind: tuple[tuple[int, ...], str] | None) -> str:
-    return "not there" if kind is None else f"{kind[1]}{list(kind[0])}"
+    return "absent" if kind is None else f"{kind[1]}{list(kind[0])}"
 
 
 def _sha256(leaves: Mapping[str, Any]) -> str:

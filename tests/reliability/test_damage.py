@@ -170,7 +170,7 @@ def other_models(state):
     kernel = "params/encoder/kernel is float32[64, 32] there, and"
     return {
         "shape": (wider, f"{kernel} float32[64, 33] here"),
-        "name": (renamed, "params/encoder/core is not there there, and float32[64, 32] here"),
+        "name": (renamed, "params/encoder/core is absent there, and float32[64, 32] here"),
         "dtype": (lower, f"{kernel} bfloat16[64, 32] here"),
     }, head
 
