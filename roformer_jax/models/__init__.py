@@ -1,6 +1,15 @@
 """RoFormer: the encoder of Su et al. 2021 (arXiv 2104.09864) with its language-model and classification heads."""
 
-from roformer_jax.models.build import Decoder, Model, build_causal_lm, build_classifier, build_decoder, build_masked_lm
+from roformer_jax.models.build import (
+    Decoder,
+    Model,
+    build_causal_lm,
+    build_classifier,
+    build_decoder,
+    build_encoder,
+    build_masked_lm,
+    build_token_model,
+)
 from roformer_jax.models.config import RoFormerConfig
 
 __all__ = [
@@ -10,5 +19,7 @@ __all__ = [
     "build_causal_lm",
     "build_classifier",
     "build_decoder",
+    "build_encoder",
     "build_masked_lm",
+    "build_token_model",
 ]

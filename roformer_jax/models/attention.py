@@ -16,7 +16,7 @@ from roformer_jax.attention import (
 from roformer_jax.models.config import RoFormerConfig
 from roformer_jax.models.layers import linear
 from roformer_jax.models.positions import Shared, encoding_of
-from roformer_jax.rope import rotate_qk
+from roformer_jax.rope import rotate, rotate_qk
 from roformer_jax.sharding import laid_out, like
 from roformer_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -37,8 +37,9 @@ class SelfAttention(nnx.Module):
         heads = (config.num_attention_heads, config.head_size)
         self.config, self.causal = config, causal
         inward, outward = ("embed", None, "heads", None), ("heads", None, "embed")
-        self.query_key_value = linear(config, config.hidden_size, (3, *heads), axes=inward, rngs=rngs)
-        self.output = linear(config, heads, config.hidden_size, axis=(-2, -1), axes=outward, rngs=rngs)
+        width, use_bias = config.hidden_size, config.use_bias
+        self.query_key_value = linear(config, width, (3, *heads), axes=inward, use_bias=use_bias, rngs=rngs)
+        self.output = linear(config, heads, width, axis=(-2, -1), axes=outward, use_bias=use_bias, rngs=rngs)
 
     def heads(self, x_BLM: Array) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B, L, H, D] of whole rows."""
@@ -51,7 +52,10 @@ class SelfAttention(nnx.Module):
 
 
 class SoftmaxAttention(SelfAttention):
-    """Softmax attention whose queries and keys, never values, are rotated (eq. 14-16), or whose logits are biased."""
+    """Softmax attention whose queries and keys are rotated (eq. 14-16), or whose logits are biased.
+
+    Values are rotated too only where the config says so, for checkpoints that were trained in that way.
+    """
 
     def __init__(self, config: RoFormerConfig, *, causal: bool, rngs: nnx.Rngs):
         super().__init__(config, causal=causal, rngs=rngs)
@@ -100,6 +104,8 @@ class SoftmaxAttention(SelfAttention):
         q_BLHD, k_BLHD, v_BLHD = self.heads(x_BLM)
         if shared.rotation is not None:
             q_BLHD, k_BLHD = rotate_qk(q_BLHD, k_BLHD, shared.rotation, layout="interleaved")
+            if self.config.rotary_value:
+                v_BLHD = rotate(v_BLHD, shared.rotation, layout="interleaved")
         return q_BLHD, k_BLHD, v_BLHD
 
     def relative_terms(self, q_BLHD: Array, shared: Shared, key_length: int) -> dict[str, Array | None]:

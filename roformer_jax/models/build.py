@@ -7,7 +7,13 @@ from flax import nnx
 
 from roformer_jax.models.cache import Cache, empty_cache
 from roformer_jax.models.config import RoFormerConfig
-from roformer_jax.models.heads import RoFormerForCausalLM, RoFormerForClassification, RoFormerForMaskedLM
+from roformer_jax.models.encoder import Encoder
+from roformer_jax.models.heads import (
+    RoFormerForCausalLM,
+    RoFormerForClassification,
+    RoFormerForMaskedLM,
+    RoFormerForTokens,
+)
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 Params = dict[str, Any]
@@ -48,6 +54,22 @@ def graph_of(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
     return nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
 
+class EncoderAlone(nnx.Module):
+    """The encoder under the name that it has in every model with a head."""
+
+    def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, rngs=rngs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Array:
+        """Hidden states; see `Encoder`."""
+        return self.encoder(*args, **kwargs)
+
+
+def build_encoder(config: RoFormerConfig) -> Model:
+    """`Encoder` as functions: `apply(params, ids_BL, segment_ids_BL, token_type_ids_BL=None, *, key=None)`."""
+    return functional(lambda rngs: EncoderAlone(config, rngs=rngs))
+
+
 def build_masked_lm(config: RoFormerConfig) -> Model:
     """`RoFormerForMaskedLM` as functions."""
     return functional(lambda rngs: RoFormerForMaskedLM(config, rngs=rngs))
@@ -56,6 +78,11 @@ def build_masked_lm(config: RoFormerConfig) -> Model:
 def build_classifier(config: RoFormerConfig, num_outputs: int) -> Model:
     """`RoFormerForClassification` as functions."""
     return functional(lambda rngs: RoFormerForClassification(config, num_outputs, rngs=rngs))
+
+
+def build_token_model(config: RoFormerConfig, num_outputs: int) -> Model:
+    """`RoFormerForTokens` as functions."""
+    return functional(lambda rngs: RoFormerForTokens(config, num_outputs, rngs=rngs))
 
 
 def build_causal_lm(config: RoFormerConfig) -> Model:

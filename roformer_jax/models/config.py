@@ -16,6 +16,8 @@ LinearRotation = Literal["after", "before"]
 ComputeType = Literal["float32", "bfloat16"]
 Rematerialisation = Literal["none", "dots", "full"]
 Pooling = Literal["cls", "mean"]
+Norm = Literal["layer_norm", "rms_norm"]
+Activation = Literal["gelu", "relu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +28,16 @@ class RoFormerConfig:
     """Rows of the token embedding; a vocabulary trained for the run gets at most this size."""
     hidden_size: int = 768
     """Width of the residual stream."""
+    embedding_size: int | None = None
+    """Width of the embeddings, mapped to hidden_size before the first block; none is hidden_size, without a map."""
     num_hidden_layers: int = 12
     """Transformer blocks."""
     num_attention_heads: int = 12
     """Attention heads; they divide hidden_size into heads of even size."""
     intermediate_size: int = 3072
     """Width of the feed-forward layer."""
+    hidden_act: Activation = "gelu"
+    """Activation of the feed-forward layers and of the heads: gelu (by erf), or relu (the RoFormerV2 weights)."""
     hidden_dropout_prob: float = 0.1
     """Dropout rate of embeddings, block outputs and the classification head."""
     attention_probs_dropout_prob: float = 0.1
@@ -41,12 +47,21 @@ class RoFormerConfig:
     initializer_range: float = 0.02
     """Standard deviation of the normal initialisation of kernels and embeddings."""
     layer_norm_eps: float = 1e-12
-    """Epsilon of every LayerNorm."""
+    """Epsilon of every norm."""
+    norm_type: Norm = "layer_norm"
+    """layer_norm, or rms_norm without a scale (RoFormerV2, whose language-model head is the token table alone)."""
+    use_bias: bool = True
+    """Whether the linear maps of the blocks add a bias; RoFormerV2 has none."""
+    tie_word_embeddings: bool = True
+    """Whether the language-model head reads the token embedding backwards, or has a table of its own."""
     position_encoding: PositionEncoding = "rope"
     """How positions enter: rope (the paper), learned (BERT), sinusoidal (Vaswani et al.), alibi (Press et al.),
     t5 (Raffel et al.), shaw (Shaw et al.), or none."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies theta^(-2i/d); only for position_encoding=rope."""
+    rotary_value: bool = False
+    """Whether values are rotated too, as in the English RoFormers, not in the paper: outputs then depend on absolute
+    positions; only for softmax attention with position_encoding=rope."""
     rope_scaling: RopeScaling = "none"
     """How the frequencies are changed to read longer texts: linear (interpolation), ntk, yarn, or none."""
     rope_scaling_factor: float = 1.0
@@ -78,6 +93,7 @@ class RoFormerConfig:
         check_types(self, "model.")
         self._check_ranges()
         self._check_heads()
+        self._check_embeddings()
         self._check_rope_scaling()
         self._check_linear_attention()
 
@@ -91,6 +107,8 @@ class RoFormerConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model.{name} = {getattr(self, name)} must lie in [0, 1)")
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise InputError(f"model.embedding_size = {self.embedding_size} must be positive")
         if not 1 <= self.rope_scaling_factor < math.inf:
             raise InputError(f"model.rope_scaling_factor = {self.rope_scaling_factor} must be at least 1, and finite")
 
@@ -106,8 +124,17 @@ class RoFormerConfig:
                 f"RoPE rotates pairs of channels, but the head size is odd: model.hidden_size = {self.hidden_size} / "
                 f"model.num_attention_heads = {self.num_attention_heads} = {self.head_size}; change one of them"
             )
-        if self.position_encoding == "sinusoidal" and self.hidden_size % 2:
-            raise InputError(f"sinusoidal positions come in pairs: model.hidden_size = {self.hidden_size} must be even")
+        if self.rotary_value and (self.position_encoding, self.attention) != ("rope", "softmax"):
+            raise InputError(
+                f"model.rotary_value rotates values, but model.position_encoding = {self.position_encoding} and "
+                f"model.attention = {self.attention}; it needs rope and softmax"
+            )
+
+    def _check_embeddings(self) -> None:
+        """The embeddings have the width that what is added to them, or reads them backwards, needs."""
+        if self.position_encoding == "sinusoidal" and self.embedding_width % 2:
+            name = "hidden_size" if self.embedding_size is None else "embedding_size"
+            raise InputError(f"sinusoidal positions come in pairs: model.{name} = {self.embedding_width} must be even")
 
     def _check_rope_scaling(self) -> None:
         """A scaling has a rotation to scale, and a factor has a scaling."""
@@ -153,6 +180,11 @@ class RoFormerConfig:
     def head_size(self) -> int:
         """Channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Channels of a row of the token embedding."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
     def num_features(self) -> int:

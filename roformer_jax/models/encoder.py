@@ -8,7 +8,7 @@ from roformer_jax.attention import ATTENTION_OUTPUT, dropout
 from roformer_jax.models.attention import projections, self_attention
 from roformer_jax.models.cache import Cache
 from roformer_jax.models.config import RoFormerConfig
-from roformer_jax.models.layers import gathered_call, gelu, layer_norm, linear, lookup, table
+from roformer_jax.models.layers import activated, gathered_call, linear, lookup, norm, table
 from roformer_jax.models.positions import Shared, encoding_of
 from roformer_jax.rope import decode_positions, packed_positions
 from roformer_jax.sharding import gathered, laid_out, like
@@ -18,15 +18,18 @@ PROJECTION_STREAM = 2  # what the dropout key is folded with for random features
 
 
 class Embeddings(nnx.Module):
-    """Token (+ segment) (+ absolute position) embeddings, LayerNorm, dropout."""
+    """Token (+ segment) (+ absolute position) embeddings, norm, dropout, and a map to the model's width if need be."""
 
     def __init__(self, config: RoFormerConfig, *, token_types: bool, rngs: nnx.Rngs):
         self.dropout_rate = config.hidden_dropout_prob
-        self.token = table(config, config.vocab_size, config.hidden_size, rngs=rngs)
+        width = config.embedding_width
+        self.token = table(config, config.vocab_size, width, rngs=rngs)
         if token_types:
-            self.token_type = table(config, config.type_vocab_size, config.hidden_size, rngs=rngs)
+            self.token_type = table(config, config.type_vocab_size, width, rngs=rngs)
         self.position = encoding_of(config)(config, rngs=rngs)
-        self.norm = layer_norm(config, rngs=rngs)
+        self.norm = norm(config, width, rngs=rngs)
+        wider = width != config.hidden_size
+        self.project = linear(config, width, config.hidden_size, axes=(None, "embed"), rngs=rngs) if wider else None
 
     def __call__(
         self,
@@ -44,19 +47,21 @@ class Embeddings(nnx.Module):
         added_BLM = self.position.added(positions_BL)
         if added_BLM is not None:
             x_BLM += added_BLM
-        return dropout(gathered_call(self.norm, x_BLM), self.dropout_rate, key)
+        x_BLM = dropout(gathered_call(self.norm, x_BLM), self.dropout_rate, key)
+        return x_BLM if self.project is None else gathered_call(self.project, x_BLM)
 
 
 class Block(nnx.Module):
     """A post-norm transformer block: attention, add, norm, feed-forward, add, norm."""
 
     def __init__(self, config: RoFormerConfig, *, causal: bool, rngs: nnx.Rngs):
-        self.dropout_rate = config.hidden_dropout_prob
+        self.config = config
+        width, inner, use_bias = config.hidden_size, config.intermediate_size, config.use_bias
         self.attention = self_attention(config, causal=causal, rngs=rngs)
-        self.attention_norm = layer_norm(config, rngs=rngs)
-        self.up = linear(config, config.hidden_size, config.intermediate_size, axes=("embed", "mlp"), rngs=rngs)
-        self.down = linear(config, config.intermediate_size, config.hidden_size, axes=("mlp", "embed"), rngs=rngs)
-        self.output_norm = layer_norm(config, rngs=rngs)
+        self.attention_norm = norm(config, width, rngs=rngs)
+        self.up = linear(config, width, inner, axes=("embed", "mlp"), use_bias=use_bias, rngs=rngs)
+        self.down = linear(config, inner, width, axes=("mlp", "embed"), use_bias=use_bias, rngs=rngs)
+        self.output_norm = norm(config, width, rngs=rngs)
 
     def __call__(
         self,
@@ -88,9 +93,10 @@ class Block(nnx.Module):
         self, x_BLM: Array, mixed_BLM: Array, mixed_key: PRNGKeyArray | None, fed_key: PRNGKeyArray | None
     ) -> Array:
         """The rest of the block; the keys are for dropout."""
-        x_BLM = self.attention_norm(x_BLM + dropout(mixed_BLM, self.dropout_rate, mixed_key))
-        fed_BLM = self.down(gelu(self.up(x_BLM)), out_sharding=like(x_BLM))
-        return self.output_norm(x_BLM + dropout(fed_BLM, self.dropout_rate, fed_key))
+        rate = self.config.hidden_dropout_prob
+        x_BLM = self.attention_norm(x_BLM + dropout(mixed_BLM, rate, mixed_key))
+        fed_BLM = self.down(activated(self.config, self.up(x_BLM)), out_sharding=like(x_BLM))
+        return self.output_norm(x_BLM + dropout(fed_BLM, rate, fed_key))
 
 
 class Encoder(nnx.Module):

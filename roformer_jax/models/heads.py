@@ -1,14 +1,15 @@
-"""The models that are trained: masked and causal language modelling, classification or regression."""
+"""The encoder with its heads: masked and causal language modelling, classification or regression, single tokens."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from roformer_jax.attention import dropout
+from roformer_jax.errors import InputError
 from roformer_jax.models.cache import Cache, overflowing
 from roformer_jax.models.config import RoFormerConfig
 from roformer_jax.models.encoder import Encoder
-from roformer_jax.models.layers import gathered_call, gelu, layer_norm, linear
+from roformer_jax.models.layers import activated, gathered_call, linear, norm, table
 from roformer_jax.sharding import gathered, laid_out
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 
@@ -32,20 +33,40 @@ def mean_tokens(
 
 
 class LanguageModelHead(nnx.Module):
-    """Dense, GELU, LayerNorm, then the transposed token embedding and a bias (BERT; the RoFormer-GPT has the same)."""
+    """Dense, activation, LayerNorm, then the transposed token embedding and a bias (BERT; the RoFormer-GPT too).
+
+    The transposed table is the head's own where the config does not tie them. RoFormerV2 has nothing but the table.
+    """
 
     def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
-        self.dense = linear(config, config.hidden_size, config.hidden_size, axes=("embed", None), rngs=rngs)
-        self.norm = layer_norm(config, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
+        if config.norm_type == "rms_norm" and config.embedding_width != config.hidden_size:
+            raise InputError(
+                f"model.norm_type = rms_norm: RoFormerV2's language-model head has no map from model.hidden_size = "
+                f"{config.hidden_size} back to model.embedding_size = {config.embedding_width}; make them equal"
+            )
+        self.config = config
+        if not config.tie_word_embeddings:
+            self.decoder = table(config, config.vocab_size, config.embedding_width, rngs=rngs)
+        if config.norm_type == "layer_norm":
+            width = config.embedding_width
+            self.dense = linear(config, config.hidden_size, width, axes=("embed", None), rngs=rngs)
+            self.norm = norm(config, width, rngs=rngs)
+            self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
 
     def __call__(
-        self, x_BPM: Float[Array, "batch positions width"], table_VM: Float[Array, "vocab width"]
+        self, x_BPM: Float[Array, "batch positions width"], table_VE: Float[Array, "vocab embedding_width"]
     ) -> Float[Array, "batch positions vocab"]:
-        """Float32 logits; `table_VM` is the token embedding."""
-        x_BPM = self.norm(gelu(self.dense(x_BPM)))
-        logits_BPV = jnp.einsum("bpm,vm->bpv", x_BPM, table_VM.astype(x_BPM.dtype), preferred_element_type=jnp.float32)
-        return logits_BPV + self.bias[...][None, None, :]
+        """Float32 logits; `table_VE` is the token embedding."""
+        if not self.config.tie_word_embeddings:
+            table_VE = self.decoder.embedding[...]
+        if self.config.norm_type == "rms_norm":
+            return self._products(x_BPM, table_VE)
+        x_BPE = self.norm(activated(self.config, self.dense(x_BPM)))
+        return self._products(x_BPE, table_VE) + self.bias[...][None, None, :]
+
+    @staticmethod
+    def _products(x_BPE: Array, table_VE: Array) -> Array:
+        return jnp.einsum("bpe,ve->bpv", x_BPE, table_VE.astype(x_BPE.dtype), preferred_element_type=jnp.float32)
 
 
 class RoFormerForMaskedLM(nnx.Module):
@@ -103,10 +124,10 @@ class RoFormerForCausalLM(nnx.Module):
 
 
 class ClassificationHead(nnx.Module):
-    """Dropout, dense, GELU, dropout, output: Hugging Face's RoFormer head (no pooler)."""
+    """Dropout, dense, activation, dropout, output: Hugging Face's RoFormer head (no pooler)."""
 
     def __init__(self, config: RoFormerConfig, num_outputs: int, *, rngs: nnx.Rngs):
-        self.dropout_rate = config.hidden_dropout_prob
+        self.config = config
         self.dense = linear(config, config.hidden_size, config.hidden_size, axes=("embed", None), rngs=rngs)
         self.output = linear(config, config.hidden_size, num_outputs, axes=("embed", None), rngs=rngs)
 
@@ -115,8 +136,9 @@ class ClassificationHead(nnx.Module):
     ) -> Float[Array, "batch examples outputs"]:
         """Float32 outputs from the pooled vectors; `key` is for dropout."""
         keys = (None, None) if key is None else jax.random.split(key)
-        x_BEM = gelu(self.dense(dropout(x_BEM, self.dropout_rate, keys[0])))
-        return self.output(dropout(x_BEM, self.dropout_rate, keys[1])).astype(jnp.float32)
+        rate = self.config.hidden_dropout_prob
+        x_BEM = activated(self.config, self.dense(dropout(x_BEM, rate, keys[0])))
+        return self.output(dropout(x_BEM, rate, keys[1])).astype(jnp.float32)
 
 
 class RoFormerForClassification(nnx.Module):
@@ -144,3 +166,31 @@ class RoFormerForClassification(nnx.Module):
         else:
             pooled_BEM = take_tokens(x_BLM, starts_BE)
         return gathered_call(self.head, pooled_BEM, head_key)
+
+
+class RoFormerForTokens(nnx.Module):
+    """Encoder, dropout and a linear map at given positions: the heads that read single tokens.
+
+    Hugging Face's token classification reads every token, question answering too (two outputs: start and end), and
+    multiple choice the last token of each choice (one output, compared between the choices).
+    """
+
+    def __init__(self, config: RoFormerConfig, num_outputs: int, *, rngs: nnx.Rngs):
+        self.dropout_rate = config.hidden_dropout_prob
+        self.encoder = Encoder(config, rngs=rngs)
+        self.head = linear(config, config.hidden_size, num_outputs, axes=("embed", None), rngs=rngs)
+
+    def __call__(
+        self,
+        ids_BL: Int[Array, "batch length"],
+        segment_ids_BL: Int[Array, "batch length"],
+        positions_BP: Int[Array, "batch positions"],
+        token_type_ids_BL: Int[Array, "batch length"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch positions outputs"]:
+        """Float32 outputs at the given positions of each row; other arguments as `Encoder`."""
+        encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
+        x_BLM = laid_out(self.encoder(ids_BL, segment_ids_BL, token_type_ids_BL, key=encoder_key), None, None)
+        x_BPM = dropout(take_tokens(x_BLM, positions_BP), self.dropout_rate, head_key)
+        return gathered_call(self.head, x_BPM).astype(jnp.float32)

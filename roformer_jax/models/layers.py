@@ -13,26 +13,36 @@ from roformer_jax.typing import Array, Float, Int
 
 
 def linear(
-    config: RoFormerConfig, in_features, out_features, *, axis=-1, axes: tuple[str | None, ...], rngs: nnx.Rngs
-) -> nnx.LinearGeneral:
-    """A dense map over `axis`, normal(initializer_range) kernel, zero bias, computed in the config's dtype.
+    config: RoFormerConfig, in_features, out_features, *, axis=-1, axes: tuple[str | None, ...], use_bias: bool = True,
+    rngs: nnx.Rngs,
+) -> nnx.LinearGeneral:  # fmt: skip
+    """A dense map over `axis`, normal(initializer_range) kernel, zero bias if any, computed in the config's dtype.
 
     `axes` names the axes of the kernel for `sharding.RULES`; the bias has those of them that come out.
     """
     contracted = len(axis) if isinstance(axis, tuple) else 1
     bias_axes = tuple(None if name == "embed" else name for name in axes[contracted:])
     return nnx.LinearGeneral(
-        in_features, out_features, axis=axis, kernel_init=nnx.initializers.normal(config.initializer_range),
-        dtype=jnp.dtype(config.dtype), rngs=rngs, kernel_metadata={"axes": axes}, bias_metadata={"axes": bias_axes},
+        in_features, out_features, axis=axis, use_bias=use_bias, dtype=jnp.dtype(config.dtype), rngs=rngs,
+        kernel_init=nnx.initializers.normal(config.initializer_range), kernel_metadata={"axes": axes},
+        bias_metadata={"axes": bias_axes},
     )  # fmt: skip
 
 
-def layer_norm(config: RoFormerConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm over the width with float32 statistics (two-pass variance: epsilon is far below its rounding)."""
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, dtype=jnp.dtype(config.dtype), use_fast_variance=False,
-        rngs=rngs,
-    )  # fmt: skip
+def norm(config: RoFormerConfig, width: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """The config's norm over the width, with float32 statistics and no bias or scale but LayerNorm's own.
+
+    Its variance is computed in two passes: epsilon is far below the rounding of the faster one.
+    """
+    dtype = jnp.dtype(config.dtype)
+    if config.norm_type == "rms_norm":
+        return nnx.RMSNorm(width, epsilon=config.layer_norm_eps, dtype=dtype, use_scale=False, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def activated(config: RoFormerConfig, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The config's activation of x."""
+    return gelu(x) if config.hidden_act == "gelu" else jax.nn.relu(x)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:

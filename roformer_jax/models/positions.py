@@ -107,7 +107,7 @@ class Learned(Encoding):
 
     def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.embedding = table(config, config.max_position_embeddings, config.hidden_size, rngs=rngs).embedding
+        self.embedding = table(config, config.max_position_embeddings, config.embedding_width, rngs=rngs).embedding
 
     def added(self, positions_BL: Int[Array, "batch length"]) -> Float[Array, "batch length width"]:
         """Rows of the table; NaN beyond it."""
@@ -119,7 +119,7 @@ class Sinusoidal(Encoding):
 
     def added(self, positions_BL: Int[Array, "batch length"]) -> Float[Array, "batch length width"]:
         """p[2t] = sin(position / 10000^(2t/width)), p[2t + 1] = cos of the same angle."""
-        width = self.config.hidden_size
+        width = self.config.embedding_width
         phases = rotation(positions_BL, frequencies(width))
         pairs = jnp.stack([phases.sin, phases.cos], axis=-1)
         return pairs.reshape(*positions_BL.shape, width).astype(self.config.dtype)
