@@ -24,6 +24,7 @@ def get_config() -> ByteLM:
         run_dir="runs/charlm_small",
         model=RoFormerConfig(
             vocab_size=261,
+            type_vocab_size=0,
             hidden_size=128,
             num_hidden_layers=4,
             num_attention_heads=4,

@@ -24,6 +24,7 @@ def get_config() -> ByteLM:
         run_dir="runs/enwik8_performer",
         model=RoFormerConfig(
             vocab_size=261,
+            type_vocab_size=0,
             hidden_size=768,
             num_hidden_layers=12,
             num_attention_heads=12,

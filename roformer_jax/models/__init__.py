@@ -2,7 +2,9 @@
 
 from roformer_jax.models.build import (
     Decoder,
+    Head,
     Model,
+    build,
     build_causal_lm,
     build_classifier,
     build_decoder,
@@ -14,8 +16,10 @@ from roformer_jax.models.config import RoFormerConfig
 
 __all__ = [
     "Decoder",
+    "Head",
     "Model",
     "RoFormerConfig",
+    "build",
     "build_causal_lm",
     "build_classifier",
     "build_decoder",

@@ -1,7 +1,7 @@
 """From modules to functions: `init(key) -> params`, a plain nested dict of arrays, and `apply(params, ...)`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flax import nnx
 
@@ -17,6 +17,9 @@ from roformer_jax.models.heads import (
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 Params = dict[str, Any]
+Head = Literal[
+    "encoder", "masked_lm", "causal_lm", "classifier", "multiple_choice", "token_classifier", "question_answering"
+]
 
 
 class Model(NamedTuple):
@@ -88,6 +91,25 @@ def build_token_model(config: RoFormerConfig, num_outputs: int) -> Model:
 def build_causal_lm(config: RoFormerConfig) -> Model:
     """`RoFormerForCausalLM` as functions: `apply(params, ids_BL, segment_ids_BL, *, key=None)` -> logits [B, L, V]."""
     return functional(lambda rngs: RoFormerForCausalLM(config, rngs=rngs))
+
+
+def build(config: RoFormerConfig, head: Head, outputs: int) -> Model:
+    """The model with that head; `outputs` are those of the heads that have no number of their own."""
+    match head:
+        case "encoder":
+            return build_encoder(config)
+        case "masked_lm":
+            return build_masked_lm(config)
+        case "causal_lm":
+            return build_causal_lm(config)
+        case "classifier":
+            return build_classifier(config, outputs)
+        case "multiple_choice":
+            return build_token_model(config, 1)
+        case "token_classifier":
+            return build_token_model(config, outputs)
+        case "question_answering":
+            return build_token_model(config, 2)
 
 
 def build_decoder(config: RoFormerConfig) -> Decoder:

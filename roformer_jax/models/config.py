@@ -43,7 +43,7 @@ class RoFormerConfig:
     attention_probs_dropout_prob: float = 0.1
     """Dropout rate of the attention probabilities."""
     type_vocab_size: int = 2
-    """Kinds of text that the segment embedding tells apart (first and second sentence)."""
+    """Kinds of text that the segment embedding tells apart (first and second sentence); 0 has no such embedding."""
     initializer_range: float = 0.02
     """Standard deviation of the normal initialisation of kernels and embeddings."""
     layer_norm_eps: float = 1e-12
@@ -101,12 +101,14 @@ class RoFormerConfig:
         """Every number lies where it makes sense."""
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "unroll")
         lengths = ("max_position_embeddings", "rope_original_length", "relative_distance")
-        for name in (*sizes, "type_vocab_size", *lengths, "layer_norm_eps", "initializer_range", "rope_theta"):
+        for name in (*sizes, *lengths, "layer_norm_eps", "initializer_range", "rope_theta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"model.{name} = {getattr(self, name)} must be positive and finite")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model.{name} = {getattr(self, name)} must lie in [0, 1)")
+        if self.type_vocab_size < 0:
+            raise InputError(f"model.type_vocab_size = {self.type_vocab_size} must be 0 or more")
         if self.embedding_size is not None and self.embedding_size < 1:
             raise InputError(f"model.embedding_size = {self.embedding_size} must be positive")
         if not 1 <= self.rope_scaling_factor < math.inf:

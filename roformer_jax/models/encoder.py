@@ -20,12 +20,12 @@ PROJECTION_STREAM = 2  # what the dropout key is folded with for random features
 class Embeddings(nnx.Module):
     """Token (+ segment) (+ absolute position) embeddings, norm, dropout, and a map to the model's width if need be."""
 
-    def __init__(self, config: RoFormerConfig, *, token_types: bool, rngs: nnx.Rngs):
+    def __init__(self, config: RoFormerConfig, *, rngs: nnx.Rngs):
         self.dropout_rate = config.hidden_dropout_prob
         width = config.embedding_width
         self.token = table(config, config.vocab_size, width, rngs=rngs)
-        if token_types:
-            self.token_type = table(config, config.type_vocab_size, width, rngs=rngs)
+        types = config.type_vocab_size
+        self.token_type = table(config, types, width, rngs=rngs) if types else None
         self.position = encoding_of(config)(config, rngs=rngs)
         self.norm = norm(config, width, rngs=rngs)
         wider = width != config.hidden_size
@@ -41,7 +41,8 @@ class Embeddings(nnx.Module):
         """What enters the first block; `key` is for dropout."""
         ids_BL, positions_BL = laid_out(ids_BL, "length"), laid_out(positions_BL, "length")
         x_BLM = lookup(self.token.embedding[...], ids_BL).astype(self.token.dtype)
-        if token_type_ids_BL is not None:
+        if self.token_type is not None:
+            token_type_ids_BL = jnp.zeros_like(ids_BL) if token_type_ids_BL is None else token_type_ids_BL
             token_type_ids_BL = laid_out(token_type_ids_BL, "length")
             x_BLM += lookup(self.token_type.embedding[...], token_type_ids_BL).astype(x_BLM.dtype)
         added_BLM = self.position.added(positions_BL)
@@ -102,12 +103,12 @@ class Block(nnx.Module):
 class Encoder(nnx.Module):
     """Contextual vectors of packed rows: attention stays inside a segment, and positions restart with each.
 
-    Causal, a token sees only those before it, and there are no token types (one text has no second sentence).
+    Causal, a token sees only those before it.
     """
 
     def __init__(self, config: RoFormerConfig, *, causal: bool = False, rngs: nnx.Rngs):
         self.config, self.causal = config, causal
-        self.embeddings = Embeddings(config, token_types=not causal, rngs=rngs)
+        self.embeddings = Embeddings(config, rngs=rngs)
         make_block = nnx.vmap(lambda rngs: Block(config, causal=causal, rngs=rngs), in_axes=0, out_axes=0)
         self.blocks = make_block(rngs.split(config.num_hidden_layers))
 
@@ -124,7 +125,8 @@ class Encoder(nnx.Module):
         Args:
           ids_BL: token ids in [0, vocab_size).
           segment_ids_BL: which document of the row a token belongs to, from 1; 0 is padding.
-          token_type_ids_BL: which text of a pair, in [0, type_vocab_size); all 0 when None. A causal one has none.
+          token_type_ids_BL: which text of a pair, in [0, type_vocab_size); all 0 when None, and not read where the
+            config has no types.
           key: dropout key; None evaluates without dropout.
 
         Returns:
@@ -135,8 +137,6 @@ class Encoder(nnx.Module):
         embedding_key, block_key = (None, None) if key is None else jax.random.split(key)
         projection_key = None if key is None else jax.random.fold_in(key, PROJECTION_STREAM)
         positions_BL = packed_positions(segment_ids_BL)
-        if token_type_ids_BL is None and not self.causal:
-            token_type_ids_BL = jnp.zeros_like(ids_BL)
         x_BLM = self.embeddings(ids_BL, token_type_ids_BL, positions_BL, embedding_key)
         # Made once here, so that every block and head shares it. Distances in a document are those in its row.
         index_1L = jnp.arange(length, dtype=jnp.int32)[None]

@@ -1,0 +1,100 @@
+"""The tensors of a checkpoint's folder: safetensors, whole or in shards. Nothing in a file is ever executed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from roformer_jax.errors import InputError
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+CONVERT = (
+    "python -c \"import torch; from safetensors.torch import save_file; tensors = torch.load('{file}', "
+    "map_location='cpu', weights_only=True); save_file({{name: tensor.clone().contiguous() for name, tensor in "
+    "tensors.items()}}, '{whole}')\""
+)
+
+Tensors = dict[str, np.ndarray]
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """Every tensor of the folder's `model.safetensors`, or of the shards that its index names.
+
+    Raises:
+      InputError: neither file is there (a pickle is refused, with the command that converts it), a file is damaged, or
+        index and shards do not agree.
+    """
+    if (folder / WHOLE).is_file():
+        return _read_file(folder / WHOLE)
+    if not (folder / INDEX).is_file():
+        raise InputError(_nothing_to_read(folder))
+    weight_map = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"{folder / INDEX}: no weight_map from the names of tensors to those of files")
+    tensors: Tensors = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise InputError(
+                f"{folder / INDEX} names the file {name!r}; shards are .safetensors files beside the index"
+            )
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing; {INDEX} names it")
+        shard = _read_file(folder / name)
+        promised = {tensor for tensor, file in weight_map.items() if file == name}
+        if set(shard) != promised:
+            wrong = sorted(set(shard) ^ promised)[0]
+            where = "the file alone" if wrong in shard else "the index alone"
+            raise InputError(f"{folder / name} and {INDEX} do not agree: {wrong} is in {where}")
+        tensors |= shard
+    return tensors
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write `model.safetensors`, marked as transformers wants it."""
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file(contiguous, folder / WHOLE, metadata={"format": "pt"})
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      InputError: no such file, or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__} instead of a JSON object")
+    return content
+
+
+def _read_file(path: Path) -> Tensors:
+    """The tensors of one safetensors file; the library checks that header and content fit to the byte."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged, or no safetensors file: {error}") from None
+
+
+def _nothing_to_read(folder: Path) -> str:
+    """Why a folder has no tensors that may be read, and what to do."""
+    if not folder.is_dir():
+        return f"{folder} is not a folder with a checkpoint"
+    pickles = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
+    if not pickles:
+        return f"{folder} holds neither {WHOLE} nor {INDEX}"
+    command = CONVERT.format(file=pickles[0], whole=folder / WHOLE)
+    return (
+        f"{pickles[0]} is a pickle, which can run any code when it is read; it is not read here. If you trust its "
+        f"tensors, convert it where PyTorch and safetensors are installed:\n{command}"
+    )
