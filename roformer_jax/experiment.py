@@ -15,7 +15,7 @@ from roformer_jax.distributed import agreed, check_same_everywhere, on_first_pro
 from roformer_jax.errors import InputError
 from roformer_jax.fields import check_types
 from roformer_jax.hardware import chip_of
-from roformer_jax.models import RoFormerConfig
+from roformer_jax.models import Head, RoFormerConfig
 from roformer_jax.run_folder import (
     CHECKPOINTS,
     PROFILE,
@@ -44,7 +44,7 @@ from roformer_jax.training.step import make_train_step
 from roformer_jax.training.throughput import Loaded, Throughput, count_tokens
 from roformer_jax.training.writer import MetricsWriter, read_metrics
 from roformer_jax.typing import PyTree
-from roformer_jax.warm_start import architecture_of, start_from
+from roformer_jax.warm_start import InitPositions, architecture_of, start_from
 
 COMPILED = "compiled"  # folder of the cache for compiled programs
 INITIALISATION, TRAINING = 0, 1  # what a run's seed is folded with, for each use of it
@@ -61,14 +61,24 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     init_from: str | None = None
-    """Folder of a run to start from: its encoder's weights, its architecture and its tokenizer."""
+    """A run or a Hugging Face checkpoint (its folder, or package:NAME/FOLDER) to start from: its encoder's weights, its
+    architecture and its tokenizer."""
+    init_positions: InitPositions = "keep"
+    """Position encoding in the place of that of init_from, whose other weights are taken; keep takes its own."""
     seed: int = 0
     """Seed of the initialisation, the order of the data, the masks and dropout."""
     cache_dir: str = "cache"
     """Folder of tokenised, packed data, made anew when anything that shapes it changes, and of compiled programs."""
 
+    @property
+    def head(self) -> Head:
+        """What the model of this kind of experiment ends in."""
+        raise NotImplementedError
+
     def __post_init__(self):
         check_types(self)
+        if self.init_from is None and self.init_positions != "keep":
+            raise InputError(f"init_positions = {self.init_positions} needs init_from, whose positions it replaces")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed = {self.seed} must lie in [0, 2^32)")
         if self.training.steps is not None:
@@ -83,10 +93,10 @@ class Experiment:
         raise NotImplementedError
 
     def resolved(self) -> "Experiment":
-        """This experiment with the architecture of the run it starts from."""
+        """This experiment with the architecture of what it starts from."""
         if self.init_from is None:
             return self
-        return dataclasses.replace(self, model=architecture_of(Path(self.init_from), self.model))
+        return dataclasses.replace(self, model=architecture_of(self.init_from, self.model, self.init_positions))
 
     def run(self) -> dict[str, float]:
         """Train, or continue where the run stands; return the metrics of the last evaluation, on the first process.
@@ -134,7 +144,7 @@ def initial_params(experiment: Experiment, task: Task, mesh: Mesh) -> PyTree:
     params = jax.jit(task.model.init, out_shardings=shardings)(key)
     if experiment.init_from is None:
         return params
-    params, report = start_from(Path(experiment.init_from), type(experiment).__name__, params)
+    params, report = start_from(experiment.init_from, type(experiment).__name__, experiment.head, params)
     print(report)
     return params
 

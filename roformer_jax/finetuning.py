@@ -13,6 +13,7 @@ from roformer_jax.data.vocabulary import tokenizer_for
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
 from roformer_jax.fields import check_types
+from roformer_jax.models import Head
 from roformer_jax.tasks.classification import Splits, classification_problem, classification_task
 from roformer_jax.tasks.task import Problem, Task
 
@@ -30,6 +31,11 @@ class FineTuning(Experiment):
     vocabulary of model.vocab_size on the training texts."""
     lowercase: bool = True
     """Whether a vocabulary trained here folds case and accents."""
+
+    @property
+    def head(self) -> Head:
+        """The head of the model."""
+        return "classifier"
 
     def __post_init__(self):
         super().__post_init__()

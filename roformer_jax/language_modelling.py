@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from jax.sharding import Mesh
 
 from roformer_jax.experiment import Experiment
+from roformer_jax.models import Head
 from roformer_jax.tasks.causal_lm import causal_lm_problem, causal_lm_task
 from roformer_jax.tasks.corpus import Corpus, CorpusConfig, StreamConfig, prepare_corpus, prepare_stream
 from roformer_jax.tasks.task import Problem, Task
@@ -16,6 +17,11 @@ class LanguageModelling(Experiment):
     """What both kinds share: the next-token task on a corpus."""
 
     data: CorpusConfig | StreamConfig
+
+    @property
+    def head(self) -> Head:
+        """The head of the model."""
+        return "causal_lm"
 
     def corpus(self) -> Corpus:
         """Read and check the text, as rows."""

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from roformer_jax.data.masking import MaskingConfig
 from roformer_jax.experiment import Experiment
+from roformer_jax.models import Head
 from roformer_jax.tasks.corpus import CorpusConfig, prepare_corpus
 from roformer_jax.tasks.masked_lm import masked_lm_problem, masked_lm_task
 from roformer_jax.tasks.task import Problem, Task
@@ -18,6 +19,11 @@ class Pretraining(Experiment):
 
     data: CorpusConfig = field(default_factory=CorpusConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+    @property
+    def head(self) -> Head:
+        """The head of the model."""
+        return "masked_lm"
 
     def problem(self) -> Problem:
         """Masked language modelling."""

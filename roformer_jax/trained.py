@@ -60,7 +60,7 @@ def self_contained(experiment: Experiment, run: Path) -> Experiment:
         own = {"data": dataclasses.replace(experiment.data, **own)}
     if isinstance(experiment, ByteLM):
         own = {}
-    return dataclasses.replace(experiment, init_from=None, **own)
+    return dataclasses.replace(experiment, init_from=None, init_positions="keep", **own)
 
 
 def evaluate(run: Path) -> dict[str, float]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from roformer_jax.data.files import PACKAGE_PREFIX, resolve
 from roformer_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer, train_wordpiece
 from roformer_jax.errors import InputError
 
@@ -26,6 +27,8 @@ def fitting_tokenizer(path: str | Path, vocab_size: int) -> Tokenizer:
     Raises:
       InputError: no tokenizer is there, or one of more tokens.
     """
+    if str(path).startswith(PACKAGE_PREFIX):
+        path = resolve(str(path))
     tokenizer = byte_tokenizer() if path == BYTES else load_tokenizer(path)
     if tokenizer.vocab_size > vocab_size:
         raise InputError(

@@ -41,6 +41,13 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and "model_type" in read_object(folder / CONFIG)
 
 
+def describe(folder: Path) -> Description:
+    """What the config.json of a checkpoint says; see `described` for what it refuses."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder with a checkpoint ({CONFIG}, {WHOLE}, a tokenizer)")
+    return described(read_object(folder / CONFIG), str(folder / CONFIG))
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint; every tensor's name, shape and type is checked.
 
@@ -48,9 +55,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
       InputError: another architecture, a damaged file, a tensor that is missing, of another shape, not finite, or of no
         use; the message names file and tensor.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder with a checkpoint ({CONFIG}, {WHOLE}, a tokenizer)")
-    description = described(read_object(folder / CONFIG), str(folder / CONFIG))
+    description = describe(folder)
     family, head, model, labels = description
     tensors = _with_prefix(read_tensors(folder), family, head)
     table = list(entries(model, head, family))
