@@ -77,8 +77,6 @@ class Experiment:
 
     def __post_init__(self):
         check_types(self)
-        if self.init_from is None and self.init_positions != "keep":
-            raise InputError(f"init_positions = {self.init_positions} needs init_from, whose positions it replaces")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed = {self.seed} must lie in [0, 2^32)")
         if self.training.steps is not None:
@@ -95,6 +93,11 @@ class Experiment:
     def resolved(self) -> "Experiment":
         """This experiment with the architecture of what it starts from."""
         if self.init_from is None:
+            if self.init_positions != "keep":
+                raise InputError(
+                    f"init_positions = {self.init_positions} replaces the positions of init_from, which is not set: "
+                    "name a run or a checkpoint, e.g. --init-from path/to/bert"
+                )
             return self
         return dataclasses.replace(self, model=architecture_of(self.init_from, self.model, self.init_positions))
 

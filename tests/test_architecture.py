@@ -32,7 +32,7 @@ MAY_IMPORT = {  # room or top-level module -> what of the package it may import,
     "run_folder": set(),
     "warm_start": {"models", "training", "run_folder", "data", "interop"},
     "experiment": {"models", "tasks", "training", "distributed", "run_folder", "warm_start", "hardware"},
-    "pretraining": {"data", "models", "tasks", "experiment"},
+    "pretraining": {"data", "models", "tasks", "training", "run_folder", "warm_start", "experiment"},
     "finetuning": {"data", "models", "tasks", "experiment"},
     "language_modelling": {"models", "tasks", "experiment"},
     "trained": {
