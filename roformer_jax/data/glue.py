@@ -30,6 +30,7 @@ class GlueTask:
         submission_files: what the predictions of each test split are called.
         names_in_files: whether the official files, and the ones sent in, spell labels by name instead of by index.
         train_header: the columns of train and dev files without a header line.
+        training_examples: rows of the official training set.
         drop_short_rows: the official train file holds rows cut by a line break; TFDS and Hugging Face drop them too.
     """
 
@@ -40,6 +41,7 @@ class GlueTask:
     metrics: tuple[str, ...]
     folder: str
     tfds_text_columns: tuple[str, ...]
+    training_examples: int
     eval_splits: tuple[str, ...] = ("dev",)
     test_splits: tuple[str, ...] = ("test",)
     submission_files: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("matthews",),
             folder="CoLA",
             tfds_text_columns=("sentence",),
+            training_examples=8_551,
             submission_files=("CoLA.tsv",),
             train_header=("source", "label", "star", "sentence"),
         ),
@@ -83,6 +86,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("accuracy",),
             folder="SST-2",
             tfds_text_columns=("sentence",),
+            training_examples=67_349,
             submission_files=("SST-2.tsv",),
         ),
         GlueTask(
@@ -93,6 +97,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("accuracy", "f1"),
             folder="MRPC",
             tfds_text_columns=PAIR,
+            training_examples=3_668,
             submission_files=("MRPC.tsv",),
         ),
         GlueTask(
@@ -103,6 +108,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("pearson", "spearman"),
             folder="STS-B",
             tfds_text_columns=PAIR,
+            training_examples=5_749,
             submission_files=("STS-B.tsv",),
         ),
         GlueTask(
@@ -113,6 +119,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("accuracy", "f1"),
             folder="QQP",
             tfds_text_columns=("question1", "question2"),
+            training_examples=363_846,
             submission_files=("QQP.tsv",),
             drop_short_rows=True,
         ),
@@ -124,6 +131,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("accuracy",),
             folder="MNLI",
             tfds_text_columns=("premise", "hypothesis"),
+            training_examples=392_702,
             eval_splits=("dev_matched", "dev_mismatched"),
             test_splits=("test_matched", "test_mismatched"),
             submission_files=("MNLI-m.tsv", "MNLI-mm.tsv"),
@@ -137,6 +145,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("accuracy",),
             folder="QNLI",
             tfds_text_columns=("question", "sentence"),
+            training_examples=104_743,
             submission_files=("QNLI.tsv",),
             names_in_files=True,
         ),
@@ -148,6 +157,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("accuracy",),
             folder="RTE",
             tfds_text_columns=PAIR,
+            training_examples=2_490,
             submission_files=("RTE.tsv",),
             names_in_files=True,
         ),
@@ -159,6 +169,7 @@ GLUE: dict[str, GlueTask] = {
             metrics=("accuracy",),
             folder="WNLI",
             tfds_text_columns=PAIR,
+            training_examples=635,
             submission_files=("WNLI.tsv",),
         ),
     )
