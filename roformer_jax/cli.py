@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import itertools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,11 +21,13 @@ from typing import Annotated, Any, Literal, NoReturn
 from roformer_jax.errors import InputError, Interrupted, RunError
 
 BUG = 1
+TABLE = "configs/glue_table.py"
 READER_GONE = 128 + signal.SIGPIPE  # how shells count it
 
 USAGE = """usage: python -m roformer_jax COMMAND ...
 
   train CONFIG [--field.name value ...]   run the experiment of a config file; run again to continue
+  table [CONFIG] [--minutes 60 ...]       the fair GLUE table, cell by cell; configs/glue_table.py without CONFIG
   plan CONFIG --topology v5e:4x4 [...]    memory, step time and cost of a run on chips that need not be there
   evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
   predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
@@ -46,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     commands = {
         "train": train,
+        "table": table,
         "plan": plan,
         "evaluate": evaluate,
         "predict": predict,
@@ -58,13 +62,13 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"error: no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return InputError.exit_code
-    if command != "train":
+    if command not in ("train", "table"):
         return guarded(commands[command], rest)
     from roformer_jax.distributed import leave
 
     code = BUG
     try:
-        code = guarded(train, rest)
+        code = guarded(commands[command], rest)
     finally:
         leave(code)
     return code
@@ -111,6 +115,12 @@ def train(arguments: list[str]) -> None:
     experiment = parse(type(config), overrides, prog=f"python train.py {arguments[0]}", default=config)
     processes.connect()
     experiment.run()
+
+
+def table(arguments: list[str]) -> None:
+    """Make what is missing of a table of GLUE scores; `train` with a config of its own."""
+    named = arguments and not arguments[0].startswith("-")
+    train(arguments if named else [TABLE, *arguments])
 
 
 def plan(arguments: list[str]) -> None:
@@ -255,14 +265,14 @@ def length(arguments: list[str]) -> None:
         runs: tyro.conf.Positional[tuple[Path, ...]]
         """Folders of runs, or their config files; each is a curve."""
         lengths: tuple[int, ...]
-        """Tokens of a row."""
+        """Tokens of a row: 512 1024, or 512,1024."""
         scalings: tuple[Literal["linear", "ntk", "yarn"], ...] = ()
         """For runs with RoPE: also with the frequencies scaled by length over trained length."""
         output: Path | None = None
         """Folder to draw the curve into; none draws nothing."""
 
-    options = parse(Length, arguments, prog="python -m roformer_jax length")
-    runs = [Path(load_config(run).run_dir) if run.suffix == ".py" else run for run in options.runs]
+    options = parse(Length, numbers_apart(arguments), prog="python -m roformer_jax length")
+    runs = [run_folder(run) if run.suffix == ".py" else run for run in options.runs]
     points = []
     for point in lengths.measure(runs, options.lengths, options.scalings):
         value = "the learned positions end before" if point.value is None else f"{point.value:.4f} {point.metric}"
@@ -273,6 +283,24 @@ def length(arguments: list[str]) -> None:
 
         for file in draw_lengths(options.output, points, lengths.trained_length(runs)):
             print(f"wrote {file}")
+
+
+def numbers_apart(arguments: Sequence[str]) -> list[str]:
+    """The arguments with numbers that commas join, `512,1024`, as one argument each."""
+    joined = re.compile(r"(--[a-z-]+=)?\d+(,\d+)+")
+    return [part for word in arguments for part in (word.split(",") if joined.fullmatch(word) else [word])]
+
+
+def run_folder(config_file: Path) -> Path:
+    """The folder that a config file's run is in.
+
+    Raises:
+      InputError: it is not the config of one run.
+    """
+    config = load_config(config_file)
+    if not hasattr(config, "run_dir"):
+        raise InputError(f"{config_file} makes several runs; name the folders of those that are meant")
+    return Path(config.run_dir)
 
 
 def rope(arguments: list[str]) -> None:

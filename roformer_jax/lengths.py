@@ -48,11 +48,14 @@ def measure(runs: Sequence[Path], lengths: Sequence[int], scalings: Sequence[str
         raise InputError("name at least one run and one length")
     loaded = [(run, _language_model(run)) for run in runs]
     trained_length(runs)
-    for run, experiment in loaded:
-        rotary = experiment.model.position_encoding == "rope"
-        for scaling in ("none", *(scalings if rotary else ())):
-            for length in lengths:
-                yield _measure(run, experiment, length, scaling)
+    points = [
+        (run, _label(experiment, scaling), _at_length(experiment, length, scaling))
+        for run, experiment in loaded
+        for scaling in ("none", *(scalings if experiment.model.position_encoding == "rope" else ()))
+        for length in lengths
+    ]  # all of them are checked before the first is measured
+    for point in points:
+        yield _measure(*point)
 
 
 def trained_length(runs: Sequence[Path]) -> int:
@@ -75,10 +78,14 @@ def _language_model(run: Path) -> Experiment:
     return experiment
 
 
-def _measure(run: Path, experiment: Experiment, length: int, scaling: str) -> Measured:
+def _label(experiment: Experiment, scaling: str) -> str:
+    """The name of a curve."""
+    return experiment.model.position_encoding + ("" if scaling == "none" else f", {scaling}")
+
+
+def _measure(run: Path, label: str, at_length: Experiment) -> Measured:
     """One point."""
-    label = experiment.model.position_encoding + ("" if scaling == "none" else f", {scaling}")
-    at_length = _at_length(experiment, length, scaling)
+    length = at_length.data.length
     try:
         at_length.model.check_length(length)
     except InputError:
@@ -99,7 +106,7 @@ def _at_length(experiment: Experiment, length: int, scaling: str) -> Experiment:
         model = dataclasses.replace(
             model, rope_scaling=scaling, rope_scaling_factor=length / trained, rope_original_length=trained
         )
+    data = dataclasses.replace(experiment.data, length=length)
     rows = max(1, experiment.training.batch_size * trained // length)
     training = dataclasses.replace(experiment.training, batch_size=rows, microbatches=1)
-    data = dataclasses.replace(experiment.data, length=length)
     return dataclasses.replace(experiment, data=data, model=model, training=training)

@@ -59,7 +59,7 @@ def test_a_run_writes_a_text_on_and_measures_itself_again(byte_model, commands):
 
 def test_a_run_is_measured_at_other_lengths(byte_model, commands, tmp_path):
     measured, unknown = commands(
-        ["length", str(byte_model), "--lengths", "32", "128", "--scalings", "linear", "--output", str(tmp_path)],
+        ["length", str(byte_model), "--lengths", "32,128", "--scalings", "linear", "--output", str(tmp_path)],
         ["length", str(byte_model), "--lengths", "100000"],
     )
     assert measured.code == 0, measured.err
@@ -73,15 +73,9 @@ def test_a_run_is_measured_at_other_lengths(byte_model, commands, tmp_path):
 
 
 def test_documents_are_modelled_and_end_by_themselves(tmp_path, texts, cache, commands, pretraining_flags):
-    config = tmp_path / "documents.py"
-    config.write_text(
-        "from roformer_jax.language_modelling import DocumentLM\n"
-        "def get_config():\n    return DocumentLM(run_dir='unset')\n",
-        encoding="utf-8",
-    )
     run = tmp_path / "run"
     trained, written = commands(
-        ["train", str(config), *pretraining_flags(run, steps=30)],
+        ["train", "configs/gpt_small.py", *pretraining_flags(run, steps=30)],
         ["generate", str(run), "--prompt", "document 3 says", "--tokens", "12", "--top-p", "0.9"],
     )
     assert trained.code == 0, trained.err
@@ -94,11 +88,23 @@ def test_what_cannot_be_written_is_refused(byte_model, pretrained, here):
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "a", "--tokens", "0"], "tokens must be at least 1, got 0"),
         (["--prompt", "a", "--temperature", "-2"], "temperature must be 0"),
+        (["--prompt", "a", "--seed", "-1"], "seed = -1 must lie in [0, 2^32)"),
     ]:
         refused = here("generate", str(byte_model), *arguments)
         assert refused.code == 2 and refused.out == "" and message in refused.text
     refused = here("generate", str(pretrained), "--prompt", "a")
     assert refused.code == 2 and "is a Pretraining run; generate needs a causal language model" in refused.text
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(byte_model, here):
+    for arguments, message in [
+        ([str(byte_model), "--lengths", "32", "0"], "data.length = 0: a row needs at least 8 tokens"),
+        ([str(byte_model), "--lengths", "32", "128", "--scalings", "yarn"], "yarn changes the temperature"),
+        (["configs/charlm_comparison.py", "--lengths", "32"], "makes several runs; name the folders"),
+        (["--lengths", "32"], "name at least one run and one length"),
+    ]:
+        refused = here("length", *arguments)
+        assert refused.code == 2 and refused.out == "" and message in refused.text
 
 
 def test_a_comparison_runs_every_encoding_once_and_writes_its_page(tmp_path, book, cache, here):
