@@ -20,6 +20,7 @@ from roformer_jax.sharding import MeshConfig, make_mesh
 from roformer_jax.trained import load_experiment, load_params
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
+RECENT_TOKENS = 64  # decoded again with every new one, more than a character has: a long text costs no more
 PROMPT_STEP = 64  # prompts are padded to multiples of so many tokens: few lengths to compile for
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer decodes to where bytes of a character are missing
 
@@ -140,7 +141,7 @@ class Writer:
         """Yields the continuation of a prompt in pieces of whole characters, as they come.
 
         Raises:
-          InputError: an empty prompt, no tokens asked for, or more than the model's positions hold.
+          InputError: an empty prompt, no tokens asked for, more than the model's positions hold, or no such seed.
         """
         tokenizer = self._tokenizer
         ids = tokenizer.encode([prompt])[0].tolist()
@@ -148,6 +149,8 @@ class Writer:
             raise InputError("the prompt is empty; give the model something to continue")
         if tokens < 1:
             raise InputError(f"tokens must be at least 1, got {tokens}")
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seed = {seed} must lie in [0, 2^32)")
         documents = isinstance(self.experiment, DocumentLM)
         ids = [tokenizer.cls_id, *ids] if documents else ids
         self.experiment.model.check_length(len(ids) + tokens)
@@ -170,5 +173,8 @@ def pieces_of_text(new: Iterator[int], tokenizer: Tokenizer, before: Sequence[in
         text = tokenizer.decode(ids)
         if not text.endswith(INCOMPLETE):
             yield text[len(shown) :]
+            if len(ids) > 2 * RECENT_TOKENS:
+                ids = ids[-RECENT_TOKENS:]
+                text = tokenizer.decode(ids)
             shown = text
     yield tokenizer.decode(ids)[len(shown) :]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roformer_jax.data.tokenizer import byte_tokenizer
+from roformer_jax.data.tokenizer import Tokenizer, byte_tokenizer
 from roformer_jax.errors import InputError
 from roformer_jax.generation import Sampling, continue_ids, pieces_of_text, sample
 from roformer_jax.models import RoFormerConfig, build_causal_lm, build_decoder
@@ -94,3 +94,12 @@ def test_characters_are_shown_when_all_their_bytes_are_there():
     assert pieces == ["a", "日", "b", ""]
     cut = list(pieces_of_text(iter(ids.tolist()[:3]), tokenizer, []))
     assert cut[:1] == ["a"] and "".join(cut) == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_long_text_is_shown_whole_and_decoded_in_short_pieces(monkeypatch):
+    tokenizer, sizes, decode = byte_tokenizer(), [], Tokenizer.decode
+    monkeypatch.setattr(Tokenizer, "decode", lambda self, ids: sizes.append(len(ids)) or decode(self, ids))
+    text = "".join(np.random.default_rng(0).choice(list("aé日😀"), 2000))  # characters of one to four bytes
+    ids = tokenizer.encode([text])[0].tolist()
+    assert "".join(pieces_of_text(iter(ids), tokenizer, tokenizer.encode(["é"])[0].tolist())) == text
+    assert max(sizes) < 140 < len(ids)

@@ -10,13 +10,15 @@ from roformer_jax.data.tokenizer import FIRST_BYTE_ID
 from roformer_jax.errors import InputError
 from roformer_jax.typing import UInt8
 
+ZIP = b"PK\x03\x04"  # how an archive begins
+
 
 def read_stream(path: str, limit: int | None = None) -> UInt8[np.ndarray, "bytes"]:
     """Returns the bytes of a file, unpacked where its name ends in .gz or .bz2; the first `limit`, and reads no more.
 
     Raises:
-        InputError: no such file, unreadable, damaged, empty, or shorter than `limit`; without a limit, one that unpacks
-            to more than any text.
+        InputError: no such file, unreadable, damaged, empty, a zip archive, or shorter than `limit`; without a limit,
+            one that unpacks to more than any text.
     """
     file = resolve(path)
     if file.is_dir():
@@ -24,6 +26,8 @@ def read_stream(path: str, limit: int | None = None) -> UInt8[np.ndarray, "bytes
     stream = np.frombuffer(read_bytes(file, limit), np.uint8)
     if not stream.size:
         raise InputError(f"{path}: the file is empty")
+    if stream[: len(ZIP)].tobytes() == ZIP:
+        raise InputError(f"{path}: a zip archive; unpack it first, and name the file that was in it")
     if limit is not None and stream.size < limit:
         raise InputError(f"{path}: {stream.size:,} bytes where {limit:,} were asked for")
     return stream

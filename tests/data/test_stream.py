@@ -31,6 +31,7 @@ def test_rows_hold_consecutive_bytes_and_leave_out_a_shorter_rest():
     ("name", "content", "message"),
     [
         ("empty", b"", "the file is empty"),
+        ("enwik8.zip", b"PK\x03\x04" + CONTENT, "a zip archive; unpack it first"),
         ("text.gz", b"not packed", "damaged .gz file"),
         ("text.gz", gzip.compress(CONTENT)[:-9], "damaged .gz file"),
         ("text.bz2", b"not packed", "damaged .bz2 file"),

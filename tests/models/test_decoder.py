@@ -117,6 +117,26 @@ def test_a_linear_state_has_one_size_and_no_capacity():
     np.testing.assert_allclose(found, logits, rtol=0, atol=tolerance(logits))
 
 
+def test_two_thousand_tokens_of_linear_attention_one_by_one_are_those_of_the_parallel_model():
+    config, tokens = RoFormerConfig(**SIZES, attention="linear"), 2000
+    parallel, decoder = build_causal_lm(config), build_decoder(config)
+    params = random_params(parallel)
+    ids = np.random.default_rng(1).integers(0, VOCAB, (1, tokens)).astype(np.int32)
+    expected = jax.jit(parallel.apply)(params, ids, np.ones_like(ids))
+
+    @jax.jit
+    def one_by_one(params, cache):
+        def step(cache, id_B):
+            logits, cache = decoder.extend(params, id_B[:, None], jnp.ones(1, jnp.int32), cache)
+            return cache, logits[:, 0]
+
+        return jax.lax.scan(step, cache, ids.T)
+
+    _, found = one_by_one(params, decoder.init_cache(1, 1))
+    atol = LAYERS * tokens * EPS * float(np.abs(expected).max())  # sums over all tokens, in another order
+    np.testing.assert_allclose(found[:, 0], expected[0], rtol=0, atol=atol)
+
+
 def test_a_token_beyond_the_learned_table_makes_its_row_nan():
     config = RoFormerConfig(**SIZES | {"max_position_embeddings": 4}, position_encoding="learned")
     decoder = build_decoder(config)
