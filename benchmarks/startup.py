@@ -43,9 +43,9 @@ def child(started: float, arguments: list[str]) -> None:
         started: when the process was started, by `time.time()`.
         arguments: of `train.py`.
     """
-    from roformer_jax import cli
+    from roformer_jax.commands.parsing import load_config
 
-    cli.load_config(Path(arguments[0]))  # imports what the experiment needs
+    load_config(Path(arguments[0]))  # imports what the experiment needs
     import jax
 
     from roformer_jax.pretraining import Pretraining

@@ -9,7 +9,7 @@ Devices: two CPU cores, under an hour; an interrupted comparison goes on where i
 import dataclasses
 from pathlib import Path
 
-from roformer_jax.cli import load_config
+from roformer_jax.commands.parsing import load_config
 from roformer_jax.comparison import Comparison
 
 RUNS = "runs/charlm_comparison"

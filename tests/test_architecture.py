@@ -45,18 +45,30 @@ MAY_IMPORT = {  # room or top-level module -> what of the package it may import,
     "spectrum": {"rope"},
     "report": {"rope", "spectrum", "lengths"},
     "comparison": {"experiment", "report", "training"},
+    "cells": {"report", "run_folder"},
+    "glue_table": {
+        "data", "training", "run_folder", "warm_start", "pretraining", "finetuning", "report", "comparison", "cells",
+    },
     "quickstart": {
         "data", "models", "tasks", "training", "run_folder",
         "experiment", "pretraining", "finetuning", "trained", "report",
     },
-    "cli": {"distributed", "training", "trained", "generation", "lengths", "spectrum", "report", "planning"},
+    "model_card": {"training", "run_folder", "experiment"},
+    "exchange": {
+        "data", "interop", "models", "tasks", "training", "run_folder",
+        "experiment", "pretraining", "finetuning", "language_modelling", "trained", "model_card",
+    },
+    "commands": {
+        "distributed", "planning", "report", "trained", "generation", "lengths", "spectrum", "exchange",
+    },
+    "cli": {"commands", "distributed"},
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip
 LIGHT = {"jax", "numpy", "jaxtyping"}  # what `pip install roformer-jax` brings
 CONFINED = {  # third-party name -> the only places that may import it
     "flax": {"models"},
-    "optax": {"training", "experiment"},
+    "optax": {"training", "experiment", "exchange.py"},
     "orbax": {"training/checkpoint.py"},
     "tensorflow_datasets": {"data/tfds_source.py"},
     "array_record": {"data/rows.py"},
@@ -66,7 +78,7 @@ CONFINED = {  # third-party name -> the only places that may import it
     "tensorboardX": {"training/writer.py"},
     "matplotlib": {"report"},
     "sklearn": {"quickstart.py"},
-    "tyro": {"cli.py"},
+    "tyro": {"commands"},
     "tensorflow": set(),
 }
 

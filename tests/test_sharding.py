@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from roformer_jax.cli import load_config
+from roformer_jax.commands.parsing import load_config
 from roformer_jax.errors import InputError
 from roformer_jax.models import RoFormerConfig, build_masked_lm
 from roformer_jax.sharding import (

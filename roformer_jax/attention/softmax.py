@@ -87,7 +87,9 @@ def _chosen(
         if obstacle := obstacles(implementation):
             raise ValueError(f"implementation={implementation!r} {obstacle}; 'dense' can do all, None finds one")
         return {"default": implementation}
-    if arrays[0].shape[1] < _long() or obstacles("blockwise"):
+    length = arrays[0].shape[1]
+    # A program exported for any length (jax.export) cannot be cut into blocks.
+    if not isinstance(length, int) or length < _long() or obstacles("blockwise"):
         return {"default": "dense"}
     kernel_of = {"tpu": "splash", "cuda": "cudnn"} if kernels.shares_are_known() else {}
     return {platform: name for platform, name in kernel_of.items() if not obstacles(name)} | {"default": "blockwise"}

@@ -223,8 +223,11 @@ class RoFormerConfig:
                 raise InputError(f"{axis} = {devices} does not divide {name} = {size}; choose a divisor of it")
 
     def check_length(self, length: int) -> None:
-        """Refuse rows longer than a learned position table; every other encoding takes any length."""
-        if self.position_encoding == "learned" and length > self.max_position_embeddings:
+        """Refuse rows longer than a learned position table; every other encoding takes any length.
+
+        A length that is a symbol (jax.export) is not known yet; positions beyond the table give NaN.
+        """
+        if self.position_encoding == "learned" and isinstance(length, int) and length > self.max_position_embeddings:
             raise InputError(
                 f"rows of {length} tokens do not fit the learned position table: "
                 f"model.max_position_embeddings = {self.max_position_embeddings}; raise it or shorten the rows"

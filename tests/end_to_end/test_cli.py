@@ -18,7 +18,7 @@ CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
 LOAD_ALL = """
 import json, sys
 from pathlib import Path
-from roformer_jax.cli import load_config
+from roformer_jax.commands.parsing import load_config
 from roformer_jax.run_folder import as_json
 print(json.dumps({name: as_json(load_config(Path("configs") / name)) for name in sys.argv[1:]}))
 """

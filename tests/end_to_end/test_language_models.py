@@ -111,7 +111,7 @@ def test_a_comparison_runs_every_encoding_once_and_writes_its_page(tmp_path, boo
     config = tmp_path / "compare.py"
     config.write_text(
         "import dataclasses\nfrom pathlib import Path\n"
-        "from roformer_jax.cli import load_config\n\n"
+        "from roformer_jax.commands.parsing import load_config\n\n"
         "def get_config():\n    return load_config(Path('configs/charlm_comparison.py'))\n",
         encoding="utf-8",
     )

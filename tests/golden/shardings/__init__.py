@@ -33,7 +33,7 @@ def table_of(model: Model, mesh: Mesh) -> str:
 
 def main() -> None:
     """Write all tables."""
-    from roformer_jax.cli import load_config
+    from roformer_jax.commands.parsing import load_config
     from roformer_jax.sharding import make_mesh
 
     jax.config.update("jax_num_cpu_devices", 8)

@@ -1,0 +1,93 @@
+"""A model as one program for any batch and length, on CPU, CUDA and TPU, that needs JAX and none of this package."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+from safetensors.numpy import save_file
+
+from roformer_jax import __version__
+from roformer_jax.errors import InputError
+from roformer_jax.models import Head, RoFormerConfig, build
+from roformer_jax.typing import Array, PyTree
+
+PROGRAM, WEIGHTS, MANIFEST = "model.jax", "params.safetensors", "serving.json"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_program(folder: Path, model: RoFormerConfig, head: Head, params: PyTree, labels: tuple[str, ...]) -> None:
+    """Write `model.jax`, `params.safetensors` and `serving.json`, which has the sha256 of both.
+
+    The program is `call(params, ids, mask, token_type_ids) -> float32`: the first is what safetensors loads, the others
+    are int32 [batch, length], the mask 1 at tokens and 0 at padding. It gives the logits of every token [batch, length,
+    vocabulary] of a language model, of every text [batch, classes] of a classifier, or its score [batch, 1].
+
+    Args:
+      folder: an existing folder.
+      model: the model's configuration.
+      head: "masked_lm", "causal_lm" or "classifier".
+      params: its parameters.
+      labels: names of a classifier's outputs; empty for a regression.
+
+    Raises:
+      InputError: linear attention, whose chunks need a length that is known.
+    """
+    if model.attention == "linear":
+        raise InputError("model.attention = linear is summed in chunks of a length that is known; it is not exported")
+    flat = {name: jax.device_get(leaf) for name, leaf in _flat(params).items()}
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), flat)
+    tokens = jax.ShapeDtypeStruct(export.symbolic_shape("batch, length"), jnp.int32)
+    program = jax.jit(served(model, head, max(len(labels), 1)))
+    exported = export.export(program, platforms=PLATFORMS)(shapes, tokens, tokens, tokens)
+    (folder / PROGRAM).write_bytes(exported.serialize())
+    save_file(flat, folder / WEIGHTS)
+    manifest = {
+        "head": head,
+        "labels": list(labels),
+        "platforms": list(PLATFORMS),
+        "inputs": ["params", "ids", "mask", "token_type_ids"],
+        "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (PROGRAM, WEIGHTS)},
+        "made_with": {"roformer_jax": __version__, "jax": jax.__version__},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def served(model: RoFormerConfig, head: Head, outputs: int) -> Any:
+    """The function that is exported; see `write_program`."""
+    apply = build(model, head, outputs).apply
+
+    def call(params: dict[str, Array], ids: Array, mask: Array, token_type_ids: Array) -> Array:
+        nested = _nested(params)
+        match head:
+            case "masked_lm":
+                everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+                return apply(nested, ids, mask, everywhere, token_type_ids)
+            case "causal_lm":
+                return apply(nested, ids, mask)
+            case _:
+                starts = jnp.zeros((ids.shape[0], 1), jnp.int32)
+                return apply(nested, ids, mask, starts, token_type_ids)[:, 0]
+
+    return call
+
+
+def _flat(tree: PyTree, prefix: str = "") -> dict[str, Array]:
+    leaves: dict[str, Array] = {}
+    for name, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves
+
+
+def _nested(flat: dict[str, Array]) -> PyTree:
+    tree: PyTree = {}
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return tree
