@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roformer_jax.errors import InputError
+from roformer_jax.lengths import Measured
 from roformer_jax.report.figures import smooth, spread
 from roformer_jax.report.html import PALETTE, bar, element, heat_table, percent
+from roformer_jax.report.lengths import draw_lengths
 from roformer_jax.report.quickstart import render, write_report
 from roformer_jax.report.results import MaskedWord, QuickstartResults, wilson_interval
 
@@ -249,3 +251,12 @@ def contrast(first, second):
     linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in (first, second)]
     darker, lighter = sorted(float(c @ [0.2126, 0.7152, 0.0722]) for c in linear)
     return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_a_curve_against_length_leaves_out_where_positions_end_and_is_refused_where_all_do(tmp_path):
+    beyond, within = Measured("learned", 64, "loss", None), Measured("rope", 64, "bits_per_byte", 2.5)
+    svg = draw_lengths(tmp_path, [beyond, within], 32)[0].read_text(encoding="utf-8")
+    assert "rope 2.500" in svg and "bits per byte" in svg and "learned" not in svg
+    with pytest.raises(InputError, match="there is no curve to draw"):
+        draw_lengths(tmp_path / "none", [beyond], 32)
+    assert not (tmp_path / "none").exists()

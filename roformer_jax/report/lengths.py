@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from roformer_jax.errors import InputError
 from roformer_jax.lengths import Measured
 from roformer_jax.report.comparison import LINES
 from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, themed_figure
@@ -14,13 +15,19 @@ DOTS_PER_INCH = 200
 
 
 def draw_lengths(folder: Path, points: Sequence[Measured], trained: int) -> list[Path]:
-    """Draws every curve, with the trained length as a dashed line, as loss-against-length.svg and .png in a folder."""
+    """Draws every curve, with the trained length as a dashed line, as loss-against-length.svg and .png in a folder.
+
+    Raises:
+      InputError: no point has a value.
+    """
+    measured = [point for point in points if point.value is not None]
+    if not measured:
+        raise InputError("there is no curve to draw: the learned positions of every run end before these lengths")
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"loss-against-length{suffix}" for suffix in (".svg", ".png")]
     curves: dict[str, list[Measured]] = {}
-    for point in points:
-        if point.value is not None:
-            curves.setdefault(point.label, []).append(point)
+    for point in measured:
+        curves.setdefault(point.label, []).append(point)
     lengths = sorted({point.length for point in points})
     with themed_figure(WIDTH, HEIGHT) as figure:
         axes, ends = figure.subplots(), []
@@ -37,7 +44,7 @@ def draw_lengths(folder: Path, points: Sequence[Measured], trained: int) -> list
         axes.set_title(
             f"trained on rows of {trained:,} tokens (dashed)", loc="left", fontsize=10, color=COLOURS["muted"]
         )
-        axes.set(xlabel="length of a row (tokens)", ylabel=points[0].metric.replace("_", " "))
+        axes.set(xlabel="length of a row (tokens)", ylabel=measured[0].metric.replace("_", " "))
         label_ends(axes, ends)
         for file in files:
             draft = file.with_name(f".partial-{file.name}")
