@@ -17,6 +17,7 @@ from roformer_jax.experiment import Experiment
 from roformer_jax.finetuning import Classification, FineTuning, TableConfig
 from roformer_jax.interop.huggingface import Checkpoint, read_checkpoint, write_checkpoint
 from roformer_jax.interop.serving import write_program
+from roformer_jax.interop.tokenizer_files import write_tokenizer
 from roformer_jax.language_modelling import DocumentLM
 from roformer_jax.model_card import CARD, model_card
 from roformer_jax.models import Head, RoFormerConfig
@@ -75,10 +76,10 @@ def import_checkpoint(source: str, run: Path) -> list[str]:
     folder = resolve(source)
     checkpoint = read_checkpoint(folder)
     model, labels = checkpoint.description.model, checkpoint.description.labels
+    experiment = experiment_for(checkpoint, source, run)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > model.vocab_size:
         raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.vocab_size}")
-    experiment = experiment_for(checkpoint, source, run)
     config = as_json(experiment)
     if check_folder(run, config):
         raise InputError(f"{run} holds this checkpoint already")
@@ -153,7 +154,7 @@ def export_run(run: Path, output: Path, *, form: Format, licence: str) -> list[P
             write_checkpoint(
                 folder, finished.model, finished.head, finished.params, labels=finished.labels, length=finished.length
             )
-            finished.tokenizer.save_for_transformers(folder, finished.length)
+            write_tokenizer(folder, finished.tokenizer, finished.length)
         else:
             write_program(folder, finished.model, finished.head, finished.params, finished.labels)
             finished.tokenizer.save(folder / TOKENIZER)
