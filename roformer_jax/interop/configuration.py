@@ -61,7 +61,7 @@ def described(config: Mapping[str, Any], source: str) -> Description:
         compute; `source` names the file.
     """
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(f"{source}: model_type = {family!r} is another architecture; read are {', '.join(FAMILIES)}")
     missing = [name for name in SIZES if name not in config]
     if missing:

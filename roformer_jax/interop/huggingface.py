@@ -12,10 +12,9 @@ import numpy as np
 
 from roformer_jax.errors import InputError
 from roformer_jax.interop.configuration import Description, configuration, described, family_of
-from roformer_jax.interop.tensor_files import WHOLE, Tensors, read_object, read_tensors, write_tensors
+from roformer_jax.interop.tensor_files import WHOLE, Tensors, read_object, read_tensors, write_object, write_tensors
 from roformer_jax.interop.weights import entries, names_of, to_params, to_tensors
 from roformer_jax.models import Head, RoFormerConfig, build
-from roformer_jax.rope import frequencies
 from roformer_jax.typing import PyTree
 
 CONFIG = "config.json"
@@ -24,6 +23,7 @@ COPIES = {  # tensors that repeat others where the tables are tied
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 LEFT_OUT = ("pooler.", "cls.seq_relationship.")  # heads that we do not have; of BERT also its classifiers
+INSIDE = ("embeddings.", "encoder.", "embeddings_project.", "pooler.")  # parts of the encoder alone
 BERT_HEADS = ("classifier.", "qa_outputs.")
 
 
@@ -57,17 +57,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     description = describe(folder)
     family, head, model, labels = description
-    tensors = _with_prefix(read_tensors(folder), family, head)
+    tensors = _renamed(read_tensors(folder), family, head, str(folder))
     table = list(entries(model, head, family))
     shapes = jax.eval_shape(build(model, head, len(labels)).init, jax.random.key(0))
-    _take_decoder_bias(tensors, model)
+    unread = _take_decoder_bias(tensors, model)
     params = to_params(table, shapes, tensors, str(folder))
     rest = {name: tensors[name] for name in tensors.keys() - names_of(table, model.num_hidden_layers)}
     left_out = _account_for(rest, tensors, description, str(folder))
-    for name, tensor in tensors.items():
-        if not np.all(np.isfinite(tensor.astype(np.float32))):
-            raise InputError(f"{folder}: {name} holds a NaN or an infinity")
-    return Checkpoint(description, params, left_out)
+    _check_finite(tensors, str(folder))
+    return Checkpoint(description, params, left_out + unread)
 
 
 def write_checkpoint(
@@ -84,46 +82,81 @@ def write_checkpoint(
       length: tokens of the longest row that the model should read in transformers, which has a table of positions.
 
     Raises:
-      InputError: transformers has no such model.
+      InputError: transformers has no such model, a parameter is not finite, or there are other outputs than labels.
+      OSError: a file cannot be written.
     """
     config = configuration(model, head, labels, length)
     family = family_of(model, head)
     tensors = to_tensors(list(entries(model, head, family)), params)
+    _check_labels(tensors, head, labels)
     prefix = "" if head == "encoder" else f"{family}."
     if not model.type_vocab_size:  # transformers has such a table always: one that adds nothing
         tensors[f"{prefix}embeddings.token_type_embeddings.weight"] = np.zeros((1, model.embedding_width), np.float32)
     if not model.tie_word_embeddings and "cls.predictions.bias" in tensors:
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+    if family == "roformer":  # transformers computes it where it is missing, but warns of new weights
+        table = sinusoids(config["max_position_embeddings"], model.head_size)
+        tensors[f"{prefix}encoder.embed_positions.weight"] = table.astype(np.float32)
+    _check_finite(tensors, "the parameters")
     write_tensors(folder, tensors)
+    write_object(folder / CONFIG, config)  # last: without it, the folder is no checkpoint
     return config
 
 
 def sinusoids(rows: int, dim: int) -> np.ndarray:
-    """The table of `embed_positions` that transformers' RoFormer rotates by: [rows, dim], sines then cosines."""
-    angles = np.arange(rows)[:, None] * frequencies(dim)
+    """The table of `embed_positions` that transformers' RoFormer rotates by: [rows, dim], sines then cosines.
+
+    In its own words, to the last bit: a position over 10000^(2i/dim).
+    """
+    angles = np.arange(rows)[:, None] / np.power(10000, 2 * np.arange(dim // 2) / dim)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def _with_prefix(tensors: Tensors, family: str, head: Head) -> Tensors:
-    """The tensors under the names that this head has them by: the encoder alone without the family's name in front.
+def _renamed(tensors: Tensors, family: str, head: Head, source: str) -> Tensors:
+    """The tensors under the names that this head has them by, which transformers understands too.
 
-    transformers loads either into the other, and so do we.
+    The encoder alone has no name of the family in front, and old checkpoints have TensorFlow's names of norms.
+
+    Raises:
+      InputError: two tensors get one name.
     """
-    prefix = f"{family}."
-    if head == "encoder":
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    bare = ("embeddings.", "encoder.", "embeddings_project.", "pooler.")
-    return {prefix + name if name.startswith(bare) else name: tensor for name, tensor in tensors.items()}
+    renamed: Tensors = {}
+    for name, tensor in tensors.items():
+        new = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if head == "encoder":
+            new = new.removeprefix(f"{family}.")
+        elif new.startswith(INSIDE):
+            new = f"{family}.{new}"
+        if new in renamed:
+            raise InputError(f"{source}: {new} is there twice, the second time as {name}")
+        renamed[new] = tensor
+    return renamed
 
 
-def _take_decoder_bias(tensors: Tensors, model: RoFormerConfig) -> None:
-    """The bias of the logits under one name.
+def _take_decoder_bias(tensors: Tensors, model: RoFormerConfig) -> tuple[str, ...]:
+    """The bias of the logits under one name; returns the name of what nothing reads.
 
-    Where tables are not tied, transformers adds `decoder.bias`; `bias` is then a parameter that nothing reads.
+    Where tables are not tied, transformers adds `decoder.bias`; `bias` is then a parameter of no use.
     """
     bias, decoder = "cls.predictions.bias", "cls.predictions.decoder.bias"
-    if decoder in tensors and (bias not in tensors or not model.tie_word_embeddings):
-        tensors[bias] = tensors[decoder]
+    if decoder not in tensors or (bias in tensors and model.tie_word_embeddings):
+        return ()
+    unread = tensors.get(bias)
+    tensors[bias] = tensors[decoder]
+    return (bias,) if unread is not None and not np.array_equal(unread, tensors[bias]) else ()
+
+
+def _check_labels(tensors: Tensors, head: Head, labels: tuple[str, ...]) -> None:
+    """Every output has its name."""
+    bias = {"classifier": "classifier.out_proj.bias", "token_classifier": "classifier.bias"}.get(head)
+    if bias is not None and len(tensors[bias]) != len(labels or ("",)):
+        raise InputError(f"the {head} has {len(tensors[bias])} outputs, but there are {len(labels)} labels for them")
+
+
+def _check_finite(tensors: Tensors, source: str) -> None:
+    for name, tensor in tensors.items():
+        if not np.all(np.isfinite(tensor.astype(np.float32))):
+            raise InputError(f"{source}: {name} holds a NaN or an infinity")
 
 
 def _account_for(rest: Tensors, tensors: Tensors, description: Description, source: str) -> tuple[str, ...]:

@@ -1,23 +1,26 @@
 """The tensors of a checkpoint's folder: safetensors, whole or in shards. Nothing in a file is ever executed."""
 
 import json
+import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from roformer_jax.errors import InputError
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CONVERT = (
-    "python -c \"import torch; from safetensors.torch import save_file; tensors = torch.load('{file}', "
-    "map_location='cpu', weights_only=True); save_file({{name: tensor.clone().contiguous() for name, tensor in "
-    "tensors.items()}}, '{whole}')\""
+    'python -c "import sys, torch; from safetensors.torch import save_file; save_file({name: tensor.clone().'
+    "contiguous() for file in sys.argv[2:] for name, tensor in torch.load(file, map_location='cpu', "
+    "weights_only=True).items()}, sys.argv[1], metadata={'format': 'pt'})\" "
 )
+"""What turns pickles into one safetensors file; the arguments are that file and the pickles."""
 
 Tensors = dict[str, np.ndarray]
 
@@ -55,9 +58,13 @@ def read_tensors(folder: Path) -> Tensors:
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write `model.safetensors`, marked as transformers wants it."""
+    """Write `model.safetensors`, marked as transformers wants it; what has its name is replaced at once or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file(contiguous, folder / WHOLE, metadata={"format": "pt"})
+    _write(folder / WHOLE, save(contiguous, metadata={"format": "pt"}))
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -77,6 +84,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_object(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object as transformers does: indented and sorted; replaced at once or not at all."""
+    _write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def _read_file(path: Path) -> Tensors:
     """The tensors of one safetensors file; the library checks that header and content fit to the byte."""
     try:
@@ -90,10 +112,10 @@ def _nothing_to_read(folder: Path) -> str:
     """Why a folder has no tensors that may be read, and what to do."""
     if not folder.is_dir():
         return f"{folder} is not a folder with a checkpoint"
-    pickles = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
+    pickles = sorted(folder.glob("pytorch_model*.bin")) or [path for end in PICKLES for path in folder.glob(end)][:1]
     if not pickles:
         return f"{folder} holds neither {WHOLE} nor {INDEX}"
-    command = CONVERT.format(file=pickles[0], whole=folder / WHOLE)
+    command = CONVERT + shlex.join(str(path) for path in (folder / WHOLE, *pickles))
     return (
         f"{pickles[0]} is a pickle, which can run any code when it is read; it is not read here. If you trust its "
         f"tensors, convert it where PyTorch and safetensors are installed:\n{command}"
