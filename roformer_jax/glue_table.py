@@ -69,10 +69,14 @@ class GlueTable:
         check_types(self)
         if self.adaptation.init_from is None:
             raise InputError("adaptation.init_from is not set: name the checkpoint that all models start from")
+        if self.adaptation.training.steps is None:
+            raise InputError("adaptation.training.steps is not set: say how many updates every encoding gets")
         for field in ("encodings", "learning_rates", "seeds"):
             values = getattr(self, field)
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{field} must be different values, at least one, got {values}")
+        if len(self.encodings) < 2:
+            raise InputError(f"encodings = {self.encodings}: at least two are needed, for they are compared")
         if "keep" in self.encodings:
             raise InputError(f"encodings = {self.encodings}: name the position encodings, one of them the checkpoint's")
         tasks = self.small_tasks + self.large_tasks
