@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
 import chex
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from roformer_jax.errors import DamagedError, InputError
 from roformer_jax.finetuning import Classification, Glue
+from roformer_jax.interop.huggingface import read_checkpoint
 from roformer_jax.models import RoFormerConfig, build_classifier, build_masked_lm
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.run_folder import CHECKPOINTS, CONFIG, as_json, read_json, write_json
@@ -20,6 +22,7 @@ from roformer_jax.training.state import create_state
 from roformer_jax.warm_start import architecture_of, start_from
 from tests.models.parameters import random_params
 
+GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 MODEL = RoFormerConfig(
     vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
     hidden_dropout_prob=0.3, rope_theta=500.0, max_position_embeddings=9,
@@ -171,3 +174,32 @@ def test_weights_that_are_not_finite_are_refused_by_name(pretrained, tmp_path, m
         checkpoints.save_last(3, create_state(saved, optax.sgd(1.0)))
     with pytest.raises(InputError, match=r"encoder.embeddings.norm.scale holds a NaN or an infinity"):
         start_from(str(tmp_path / "run"), "Pretraining", "masked_lm", fresh(build_masked_lm(MODEL)))
+
+
+def test_positions_are_swapped_where_the_experiment_says_so_and_nothing_else_changes(pretrained):
+    kept = architecture_of(str(pretrained[0]), MODEL, "keep")
+    swapped = architecture_of(str(pretrained[0]), MODEL, "alibi")
+    assert swapped == dataclasses.replace(kept, position_encoding="alibi")
+
+
+def test_a_swap_of_nothing_is_refused():
+    with pytest.raises(InputError, match="init_positions = rope replaces the positions of init_from, which is not set"):
+        Pretraining(run_dir="new", init_positions="rope").resolved()
+
+
+def test_a_hugging_face_checkpoint_gives_its_encoder_head_and_architecture():
+    folder = str(GOLDEN / "bert_masked_lm")
+    config = architecture_of(folder, RoFormerConfig(hidden_dropout_prob=0.0), "rope")
+    assert (config.hidden_size, config.position_encoding, config.hidden_dropout_prob) == (8, "rope", 0.0)
+    params, report = start_from(folder, "Pretraining", "masked_lm", fresh(build_masked_lm(config)))
+    saved = read_checkpoint(GOLDEN / "bert_masked_lm").params
+    del saved["encoder"]["embeddings"]["position"]
+    chex.assert_trees_all_equal(jax.device_get(params), saved)
+    assert "unused  144 in 1 arrays: encoder.embeddings" in report
+
+
+def test_tensors_that_no_model_here_has_are_told():
+    folder = str(GOLDEN / "bert_pretraining")
+    config = architecture_of(folder, RoFormerConfig(), "keep")
+    _, report = start_from(folder, "Classification", "classifier", fresh(build_classifier(config, 2)))
+    assert "left out, for no model here has them: bert.pooler.dense.bias, " in report

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKPOINT = Path(__file__).parents[1] / "golden" / "checkpoints" / "bert_encoder"
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "checkpoints" / "bert_masked_lm"
 WORDS = "ape bat cat dog elk fox gnu hen adze bolt cog drill file hoe".split()
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 CELL = "rope/cola-5e-05-0"
@@ -39,6 +39,7 @@ def made(tmp_path_factory, commands):
     for outcome in (begun, done, again):
         assert outcome.code == 0, outcome.err
     assert "0 minutes are over: the same command goes on with original/cola-5e-05-0" in begun.text
+    assert "right after the swap" in done.text
     return root, first
 
 
@@ -63,3 +64,11 @@ def test_the_page_has_the_table_and_its_budget(made):
     page = (made[0] / "page.md").read_text(encoding="utf-8")
     assert "after the same 2 updates of masked LM" in page and "Not made yet" not in page
     assert "| cola (matthews) | 16, a subset of 8,551 |" in page
+
+
+def test_an_adaptation_says_what_the_swap_of_positions_did_to_the_loss(made):
+    losses = json.loads((made[0] / "runs" / "rope" / "swap.json").read_text(encoding="utf-8"))
+    assert list(losses["after_updates"]) == ["0", "2"]
+    assert losses["before_the_swap"] > 0
+    own = json.loads((made[0] / "runs" / "learned" / "swap.json").read_text(encoding="utf-8"))
+    assert own["before_the_swap"] == own["after_updates"]["0"] != losses["after_updates"]["0"]
