@@ -1,9 +1,10 @@
 """Hugging Face's config.json as a model of ours with a head, and back."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from roformer_jax.errors import InputError
+from roformer_jax.fields import fits, in_words
 from roformer_jax.models import Head, RoFormerConfig
 
 # Our head -> the end of the class names of transformers; "ForPreTraining" is BERT's masked LM with a second head.
@@ -38,6 +39,8 @@ ROFORMER = {  # of JunnYu's configuration of RoFormerV2 the last two
 BERT = {"max_position_embeddings": 512}
 # Fields that would change what a model computes, and the only values under which they do not.
 INERT = {"position_embedding_type": "absolute", "add_cross_attention": False, "quantization_config": None}
+SUMMARY = {"summary_type": "last", "summary_use_proj": False, "summary_activation": None}  # of multiple choice
+LARGEST = 2**31 - 1  # whole number: beyond it, counts of elements overflow
 # What transformers has no RoFormer or BERT for, and the only values that it computes.
 EXPORTED = {"attention": "softmax", "rope_theta": 10_000.0, "rope_scaling": "none"}
 
@@ -66,14 +69,22 @@ def described(config: Mapping[str, Any], source: str) -> Description:
     missing = [name for name in SIZES if name not in config]
     if missing:
         raise InputError(f"{source} lacks {', '.join(missing)}")
-    for name, value in INERT.items():
+    head = _head(config, family, source)
+    for name, value in (INERT | (SUMMARY if head == "multiple_choice" else {})).items():
         if config.get(name, value) != value:
             raise InputError(f"{source}: {name} = {config[name]!r} is not computed here; only {value!r} is")
-    head = _head(config, family, source)
     fields = SHARED | (ROFORMER if family == "roformer" else BERT)
     values = {name: config[name] for name in SIZES} | {name: config.get(name, value) for name, value in fields.items()}
     if values.get("embedding_size") == values["hidden_size"]:
         values["embedding_size"] = None
+    hints = get_type_hints(RoFormerConfig)
+    for name, value in values.items():
+        if not fits(value, hints[name]):
+            raise InputError(f"{source}: {name} = {value!r} must be {in_words(hints[name])}")
+        if isinstance(value, int) and value > LARGEST:
+            raise InputError(f"{source}: {name} = {value} is more than any model has")
+        if hints[name] is float:  # JSON has 0 for 0.0
+            values[name] = float(value)
     values["position_encoding"] = "rope" if family == "roformer" else "learned"
     try:
         model = RoFormerConfig(**values)
@@ -159,7 +170,7 @@ def _labels(config: Mapping[str, Any], source: str) -> tuple[str, ...]:
     names = config.get("id2label")
     if names is None:
         count = config.get("num_labels", 2)
-        if not isinstance(count, int) or not 0 < count < 10_000:
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < 10_000:
             raise InputError(f"{source}: num_labels = {count!r} must be a whole number from 1 on")
         return tuple(f"LABEL_{i}" for i in range(count))
     if not isinstance(names, dict) or sorted(names) != sorted(str(i) for i in range(len(names))) or not names:

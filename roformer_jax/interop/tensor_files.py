@@ -39,14 +39,16 @@ def read_tensors(folder: Path) -> Tensors:
     weight_map = read_object(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise InputError(f"{folder / INDEX}: no weight_map from the names of tensors to those of files")
-    tensors: Tensors = {}
-    for name in sorted(set(weight_map.values())):
+    files = sorted(set(weight_map.values()))
+    for name in files:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(
                 f"{folder / INDEX} names the file {name!r}; shards are .safetensors files beside the index"
             )
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing; {INDEX} names it")
+    tensors: Tensors = {}
+    for name in files:
         shard = _read_file(folder / name)
         promised = {tensor for tensor, file in weight_map.items() if file == name}
         if set(shard) != promised:
@@ -104,7 +106,7 @@ def _read_file(path: Path) -> Tensors:
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged, or no safetensors file: {error}") from None
 
 
