@@ -1,8 +1,9 @@
 """Using finished runs: load one, evaluate it again, predict with it."""
 
 import dataclasses
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -103,16 +104,23 @@ class Classifier:
             return self._predictor(self._params, rows, experiment.training.batch_size, len(examples.texts))
 
 
-def predict(run: Path, source: str | None, output: Path) -> list[Path]:
+class Predicted(NamedTuple):
+    """What `predict` did."""
+
+    files: list[Path]
+    texts: int
+    seconds: float
+    """Of tokenising, compiling and computing."""
+
+
+def predict(run: Path, source: str | None, output: Path) -> Predicted:
     """Write predictions: a table for an input file, or GLUE's submission files for the test sets of a GLUE run.
 
     Args:
       run: a fine-tuned run.
-      source: a table with the run's text columns; None takes the GLUE test sets.
-      output: the TSV to write for an input file; the folder to write submission files into otherwise.
-
-    Returns:
-      The files written.
+      source: a table with the run's text columns; "-" is the standard input, a text (or a pair with a tab between) a
+        line; None takes the GLUE test sets.
+      output: the TSV to write for an input ("-" is the standard output); otherwise the folder of submission files.
 
     Raises:
       InputError: a run that is not fine-tuned, a table that does not fit, or an output of the wrong kind.
@@ -128,13 +136,19 @@ def predict(run: Path, source: str | None, output: Path) -> list[Path]:
         columns = GLUE[experiment.task].text_columns if glue else experiment.data.text_columns
         table = read_table(source, columns, encoding="utf-8" if glue else experiment.data.encoding)
         examples = examples_from_table(table, columns, None, None)
-        write_predictions(output, classifier.outputs(examples), classifier.label_names)
-        return [output]
+        began = time.perf_counter()
+        outputs = classifier.outputs(examples)
+        seconds = time.perf_counter() - began
+        write_predictions(output, outputs, classifier.label_names)
+        return Predicted([output], len(examples.texts), seconds)
     if not isinstance(experiment, Glue):
         raise InputError("name the texts to predict: --input FILE (only GLUE runs have test sets of their own)")
     task = GLUE[experiment.task]
     tests = [read_glue(task, experiment.folder, split) for split in task.test_splits]
     files = [output / name for name in task.submission_files]
-    for file, examples in zip(files, tests, strict=True):
-        write_submission(file, classifier.outputs(examples), task.submission_labels)
-    return files
+    began = time.perf_counter()
+    outputs = [classifier.outputs(examples) for examples in tests]
+    seconds = time.perf_counter() - began
+    for file, found in zip(files, outputs, strict=True):
+        write_submission(file, found, task.submission_labels)
+    return Predicted(files, sum(map(len, outputs)), seconds)

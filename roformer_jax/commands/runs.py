@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,15 +40,19 @@ def predict(arguments: list[str]) -> None:
         run: tyro.conf.Positional[Path]
         """Folder of a fine-tuned run."""
         output: Path
-        """The TSV to write; a folder where there is no --input."""
+        """The TSV to write, - is the standard output; a folder where there is no --input."""
         input: str | None = None
-        """A table (CSV, TSV, JSONL) with the run's text columns; none takes the test sets of a GLUE run."""
+        """A table (CSV, TSV, JSONL) with the run's text columns; - is the standard input, a text a line (a pair with a
+        tab between); none takes the test sets of a GLUE run."""
 
     options = parse(Predict, arguments, prog="python -m roformer_jax predict")
     from roformer_jax import trained
 
-    for file in trained.predict(options.run, options.input, options.output):
-        print(f"wrote {file}")
+    files, texts, seconds = trained.predict(options.run, options.input, options.output)
+    print(f"{texts:,} texts in {seconds:.1f} s, compilation included: {texts / seconds:,.0f} texts/s", file=sys.stderr)
+    for file in files:
+        if str(file) != "-":
+            print(f"wrote {file}")
 
 
 def generate(arguments: list[str]) -> None:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import importlib.util
 import stat
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import BinaryIO
 from roformer_jax.errors import InputError
 
 PACKAGE_PREFIX = "package:"
+STANDARD_INPUT = Path("standard input")  # in messages
 # Of one document: ten times the longest novels; more is a whole corpus in one file, which tokenizes in one piece.
 MAX_CHARACTERS = 10_000_000
 MAX_BYTES = 4 * MAX_CHARACTERS  # no encoding takes more
@@ -98,6 +100,15 @@ def read_document(path: Path, encoding: str = "utf-8") -> str:
             "split it into several"
         )
     return check_length(_decoded(raw, path, encoding), f"{path}:1")
+
+
+def read_standard_input(encoding: str = "utf-8") -> str:
+    """Reads the standard input to its end, as `read_text` does a file.
+
+    Raises:
+        InputError: empty, not in `encoding`, or binary.
+    """
+    return _decoded(bytearray(sys.stdin.buffer.read()), STANDARD_INPUT, encoding)
 
 
 def check_length(text: str, where: str) -> str:

@@ -15,11 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from roformer_jax.data.files import MAX_CHARACTERS, check_length, read_document, read_text, resolve, text_suffix
+from roformer_jax.data.files import (
+    MAX_CHARACTERS,
+    STANDARD_INPUT,
+    check_length,
+    read_document,
+    read_standard_input,
+    read_text,
+    resolve,
+    text_suffix,
+)
 from roformer_jax.data.tfds_source import read_tfds
 from roformer_jax.errors import InputError
 
 TFDS_PREFIX = "tfds:"
+PIPE = "-"  # the path of the standard input
 
 
 class Table(NamedTuple):
@@ -73,7 +83,8 @@ def read_table(
 ) -> Table:
     """Reads the named columns of a .csv (RFC 4180), .tsv (no quoting), .jsonl, `tfds:`, or folder of class folders.
 
-    Blank lines are skipped. In a folder of class folders, "label" is the class folder's name and "text" a file of it.
+    "-" is the standard input: lines of the wanted columns with tabs between them, and no header line. Blank lines are
+    skipped. In a folder of class folders, "label" is the class folder's name and "text" a file of it.
 
     Args:
         path: see the module's docstring; .gz and .bz2 files are unpacked.
@@ -91,6 +102,8 @@ def read_table(
         values = read_tfds(name, split, columns)
         count = len(next(iter(values.values())))
         return Table(values, [f"{TFDS_PREFIX}{name}:{split}, record {i}" for i in range(count)])
+    if path == PIPE:
+        return _collect(_tsv_rows(STANDARD_INPUT, read_standard_input(encoding)), list(columns), columns, path)
     root = resolve(path)
     rows = _class_folder_rows(root, encoding) if root.is_dir() else _parser(root)(root, read_text(root, encoding))
     names = list(header) if header else next(rows, ("", []))[1]

@@ -1,4 +1,4 @@
-"""What `predict` writes: GLUE's submission files, and tables of labels and probabilities."""
+"""What `predict` writes: GLUE's submission files, and tables of labels and probabilities; "-" for standard output."""
 
 from pathlib import Path
 
@@ -28,7 +28,10 @@ def write_predictions(path: Path, outputs: np.ndarray, label_names: tuple[str, .
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
-    """Write a text file that is either absent or complete."""
+    """Write a text file that is either absent or complete, or the standard output."""
+    if str(path) == "-":
+        print("\n".join(lines), flush=True)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

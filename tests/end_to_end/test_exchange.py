@@ -101,6 +101,12 @@ def test_an_imported_classifier_predicts_and_is_served_alike(classifier, command
     header, first, _ = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
     labels = json.loads((classifier / "config.json").read_text(encoding="utf-8"))["id2label"].values()
     assert header == ["label", *(f"p({name})" for name in labels)]
+    command = [sys.executable, "-m", "roformer_jax", "predict", str(run), "--input", "-", "--output", "-"]
+    piped = subprocess.run(
+        command, input="cat dog elk\nbolt cog\n", capture_output=True, encoding="utf-8", env=environment, cwd=ROOT
+    )
+    assert piped.stdout == table.read_text(encoding="utf-8")
+    assert "2 texts in" in piped.stderr and "texts/s" in piped.stderr
     lines = serve(program, "cat dog elk", environment).stdout.splitlines()
     logits = np.array([float(line.split("\t")[1]) for line in lines])
     expected = np.exp(logits) / np.sum(np.exp(logits))
