@@ -62,18 +62,14 @@ def make_train_step(
     # The key is an argument, not a constant of the program: another seed finds the same entry in the compile cache.
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state, batch, key):
-        gradients, sums = _sum_gradients(loss_fn, state.params, batch, jax.random.fold_in(key, state.step))
+        summed, sums = _sum_gradients(loss_fn, state.params, batch, jax.random.fold_in(key, state.step))
         weight = jnp.maximum(sums["weight"], 1.0)
-        scale = 1 / weight  # a product is computed anew where it is used, a quotient is written to memory first
-        gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        scale = 1 / weight
         means = {name: total / weight for name, total in sums.items()}
-        norm = optax.tree.norm(gradients)
+        norm = optax.tree.norm(_scaled(summed, scale))
         made = state.step - state.guard.skipped
         good = jnp.isfinite(means["loss"]) & jnp.isfinite(norm) & ~_is_spike(means["loss"], state, spike_sigmas)
-        new = optax.apply_updates(state.params, updates), opt_state
-        old = state.params, state.opt_state
-        params, opt_state = jax.tree.map(lambda new, old: jax.lax.select(good, new, old), new, old)
+        params, opt_state = _update_if(good, optimizer, summed, scale, state)
         losses = state.guard.losses
         guard = Guard(
             skipped=state.guard.skipped + ~good,
@@ -90,6 +86,28 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, guard), metrics
 
     return functools.partial(step, key=key)
+
+
+def _update_if(
+    good: Bool[Array, ""], optimizer: optax.GradientTransformation, summed: PyTree, scale: Array, state: TrainState
+) -> tuple[PyTree, optax.OptState]:
+    """Parameters and optimizer state after an update by `summed * scale` if it is `good`, bitwise the old ones if not.
+
+    By a branch, because XLA:CPU copies all moments for a selection. It takes the sums as the backward pass left them:
+    scaled gradients would be written to memory for it, which costs a TPU 2 % of a step.
+    """
+
+    def update(summed: PyTree, scale: Array, old: tuple[PyTree, optax.OptState]) -> tuple[PyTree, optax.OptState]:
+        params, opt_state = old
+        updates, opt_state = optimizer.update(_scaled(summed, scale), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return jax.lax.cond(good, update, lambda _summed, _scale, old: old, summed, scale, (state.params, state.opt_state))
+
+
+def _scaled(gradients: PyTree, scale: Array) -> PyTree:
+    """By a product, which is computed anew where it is used; a quotient is written to memory first."""
+    return jax.tree.map(lambda gradient: gradient * scale, gradients)
 
 
 def _is_spike(loss: Float[Array, ""], state: TrainState, sigmas: float) -> Bool[Array, ""]:
