@@ -51,11 +51,17 @@ def model(request):
     return model, jax.jit(model.apply), random_params(model)
 
 
-def test_parameters_are_those_of_the_masked_lm_without_token_types():
+def test_parameters_are_those_of_the_masked_lm():
     masked = shapes(build_masked_lm)
-    del masked["encoder.embeddings.token_type.embedding"]
     assert shapes() == masked
     assert shapes(**LINEAR) == masked
+
+
+def test_without_segments_there_is_no_segment_embedding():
+    without = shapes()
+    del without["encoder.embeddings.token_type.embedding"]
+    assert shapes(type_vocab_size=0) == without
+    assert shapes(build_masked_lm, type_vocab_size=0) == without
 
 
 def test_an_encoding_adds_only_its_own_parameters():
