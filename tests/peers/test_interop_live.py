@@ -78,7 +78,7 @@ def test_outputs_are_those_of_pytorch(saved, checkpoints):
     wrong = {}
     for case, checkpoint in checkpoints.items():
         theirs = expected[f"outputs/{case}"]
-        assert np.std(theirs) > 100 * TOLERANCE, case
+        assert np.std(theirs) > 100 * TOLERANCE or case == "regression", case  # three numbers may be alike
         for found in outputs_of(checkpoint, expected):
             error = np.max(np.abs(found.reshape(theirs.shape) - theirs))
             if not error < TOLERANCE:
