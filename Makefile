@@ -46,7 +46,8 @@ format: env
 # The same weights in Hugging Face's PyTorch RoFormer, live: PyTorch and transformers in an environment of their own.
 $(PEERS)/.ready:
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "transformers==5.23.0"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" "transformers==5.23.0" \
+		"rjieba==0.2.2"
 	touch $@
 
 test-peers: env $(PEERS)/.ready

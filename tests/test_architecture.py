@@ -74,6 +74,7 @@ CONFINED = {  # third-party name -> the only places that may import it
     "array_record": {"data/rows.py"},
     "grain": {"data/batches.py"},
     "tokenizers": {"data/tokenizer.py"},
+    "rjieba": {"data/chinese.py"},
     "safetensors": {"interop"},
     "rich": {"training/progress.py"},
     "tensorboardX": {"training/writer.py"},

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from roformer_jax.data.chinese import JIEBA, WordEncoder, holds_chinese_words, marked, take_mark, transformers_class
 from roformer_jax.errors import InputError
 from roformer_jax.typing import Int
 
@@ -28,13 +29,15 @@ class Tokenizer:
     """A tokenizer whose ids are checked: contiguous from 0, the five special tokens of BERT present.
 
     Attributes:
+        segmentation: what finds the words of a text before they are looked up: "jieba" for Chinese, else None.
         vocab_size: number of ids V; every id lies in [0, V).
         pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens.
         is_continuation: bool[V], True for pieces that continue a word ("##ing"); None when the model is not WordPiece.
-        fingerprint: sha256 of the tokenizer's JSON, in hexadecimal.
+            A Chinese word of the vocabulary is one piece; of another, each character is a word of its own.
+        fingerprint: sha256 of the tokenizer's JSON, in hexadecimal; with a segmentation, also of its version.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, source: str):
+    def __init__(self, backend: tokenizers.Tokenizer, source: str, segmentation: str | None = None):
         """Takes over `backend`; `source` names it in error messages."""
         tokens = _contiguous_tokens(backend, source)
         missing = [token for token in SPECIAL_TOKENS if token not in tokens]
@@ -53,7 +56,10 @@ class Tokenizer:
         if isinstance(backend.model, models.WordPiece):
             prefix = backend.model.continuing_subword_prefix
             self.is_continuation = np.array([token.startswith(prefix) and token != prefix for token in tokens])
-        self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        self.segmentation = segmentation
+        self._words = None if segmentation is None else _word_encoder(backend, source)
+        version = "" if self._words is None else self._words.version
+        self.fingerprint = hashlib.sha256((self._to_json(pretty=False) + version).encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
         """Encodes each text to int32 ids, without special tokens.
@@ -65,11 +71,15 @@ class Tokenizer:
         for start in range(0, len(texts), ENCODE_CHUNK):
             chunk = list(texts[start : start + ENCODE_CHUNK])
             try:
-                encodings = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
+                ids.extend(np.array(of_text, np.int32) for of_text in self._encode_chunk(chunk))
             except (TypeError, UnicodeEncodeError) as error:
                 raise InputError(_first_bad_text(chunk, start)) from error
-            ids.extend(np.array(encoding.ids, np.int32) for encoding in encodings)
         return ids
+
+    def _encode_chunk(self, texts: list[str]) -> Iterator[list[int]]:
+        if self._words is not None:
+            return map(self._words.encode, texts)
+        return (encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, "_"]) -> str:
         """Joins the pieces of `ids` to text; special tokens are kept."""
@@ -80,8 +90,16 @@ class Tokenizer:
         return self._tokens[token_id]
 
     def save(self, path: str | Path) -> None:
-        """Writes a tokenizer.json that `load_tokenizer` and Hugging Face read."""
-        Path(path).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        """Writes a tokenizer.json that `load_tokenizer` and Hugging Face read.
+
+        What it says of a segmentation only `load_tokenizer` understands: Hugging Face gives the same ids if a
+        tokenizer_config.json beside the file names RoFormerTokenizer and do_lower_case, else [UNK] for Chinese.
+        """
+        Path(path).write_text(self._to_json(pretty=True), encoding="utf-8")
+
+    def _to_json(self, *, pretty: bool) -> str:
+        content = self._backend.to_str(pretty=pretty)
+        return content if self.segmentation is None else marked(content)
 
 
 def train_wordpiece(texts: Iterable[str], *, vocab_size: int, lowercase: bool = True) -> Tokenizer:
@@ -132,12 +150,16 @@ def byte_tokenizer() -> Tokenizer:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Loads a vocab.txt (BERT WordPiece), a tokenizer.json, or a folder that holds either (tokenizer.json first).
 
-    A vocab.txt is read as uncased unless one of its pieces holds an upper-case letter.
+    A vocab.txt is read as uncased unless one of its pieces holds an upper-case letter, and with jieba's segmentation if
+    one is a Chinese word of several characters, which BERT would never find. Where Hugging Face's configuration in the
+    same folder names the class of the tokenizer, that decides instead: RoFormerTokenizer segments, others do not.
 
     Raises:
-        InputError: no such file, damaged content, ids that are not 0..V-1, or a special token missing.
+        InputError: no such file, damaged content, ids that are not 0..V-1, a special token missing, or no jieba for a
+            vocabulary that needs it.
     """
     path = Path(path)
+    folder = path if path.is_dir() else path.parent
     if path.is_dir():
         found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
         if not found:
@@ -149,15 +171,18 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise InputError(f"{path}: cannot read the tokenizer: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from error
+    named, normalizer = transformers_class(folder)
     if path.suffix == ".json":
-        return Tokenizer(_parse_json(content, path), str(path))
-    pieces = content.removesuffix("\n").split("\n")
-    repeated = [piece for piece, count in Counter(pieces).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: {repeated[:3]} stand on more than one line; each line is one id")
-    cased = any(piece != piece.lower() for piece in pieces if not piece.startswith(("[", "<")))
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    return Tokenizer(_bert_tokenizer(vocab, lowercase=not cased), str(path))
+        backend, segmentation = _parse_json(content, path)
+    else:
+        vocab, lowercase = _parse_vocabulary(content, path)
+        backend, segmentation = _bert_tokenizer(vocab, lowercase), None
+        if named is None and holds_chinese_words(vocab):
+            normalizer = {"lowercase": lowercase}
+    if normalizer is not None and segmentation is None:
+        backend.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False, **normalizer)
+        segmentation = JIEBA
+    return Tokenizer(backend, str(path), segmentation)
 
 
 def _bert_tokenizer(vocab: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
@@ -169,6 +194,16 @@ def _bert_tokenizer(vocab: dict[str, int], lowercase: bool) -> tokenizers.Tokeni
     if vocab:
         backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
     return backend
+
+
+def _word_encoder(backend: tokenizers.Tokenizer, source: str) -> WordEncoder:
+    """What looks up jieba's words: in WordPiece, as RoFormer does, and no tokens besides, which jieba would part."""
+    if not isinstance(backend.model, models.WordPiece) or backend.normalizer is None:
+        raise InputError(f"{source}: jieba's words are looked up in a WordPiece vocabulary, behind a normalizer")
+    added = {token.content for token in backend.get_added_tokens_decoder().values()} - set(SPECIAL_TOKENS)
+    if added:
+        raise InputError(f"{source}: added tokens {sorted(added)[:3]} cannot be kept whole where jieba finds the words")
+    return WordEncoder(backend.get_vocab(), backend.normalizer.normalize_str, backend.model.tokenize, source)
 
 
 def _byte_characters() -> list[str]:
@@ -203,14 +238,26 @@ def _contiguous_tokens(backend: tokenizers.Tokenizer, source: str) -> list[str]:
     return [token for token, _ in by_id]
 
 
-def _parse_json(content: str, path: Path) -> tokenizers.Tokenizer:
-    """Parses a tokenizer.json; JSON errors are told apart from content that tokenizers refuses.
+def _parse_vocabulary(content: str, path: Path) -> tuple[dict[str, int], bool]:
+    """The ids of a vocab.txt, a piece a line, and whether it is for lower-case text."""
+    pieces = content.removesuffix("\n").split("\n")
+    repeated = [piece for piece, count in Counter(pieces).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}: {repeated[:3]} stand on more than one line; each line is one id")
+    cased = any(piece != piece.lower() for piece in pieces if not piece.startswith(("[", "<")))
+    return {piece: i for i, piece in enumerate(pieces)}, not cased
+
+
+def _parse_json(content: str, path: Path) -> tuple[tokenizers.Tokenizer, str | None]:
+    """Parses a tokenizer.json, with its segmentation; JSON errors are told apart from what tokenizers refuses.
 
     An added token gets the next free id from tokenizers, whatever id the file gives it: refused where they differ.
     """
     try:
-        added = json.loads(content).get("added_tokens", [])
-        backend = tokenizers.Tokenizer.from_str(content)
+        fields = json.loads(content)
+        added = fields.get("added_tokens", [])
+        segmentation = take_mark(fields)
+        backend = tokenizers.Tokenizer.from_str(content if segmentation is None else json.dumps(fields))
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"{path}: not a tokenizer.json: {error}") from error
     for token in added:
@@ -219,7 +266,7 @@ def _parse_json(content: str, path: Path) -> tokenizers.Tokenizer:
             raise InputError(
                 f"{path}: token {token['content']!r} has id {token['id']}, expected {expected} (ids must be 0..V-1)"
             )
-    return backend
+    return backend, segmentation
 
 
 def _first_bad_text(texts: Sequence[object], start: int) -> str:
