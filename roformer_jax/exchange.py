@@ -156,8 +156,10 @@ def export_run(run: Path, output: Path, *, form: Format, licence: str) -> list[P
             )
             write_tokenizer(folder, finished.tokenizer, finished.length)
         else:
-            write_program(folder, finished.model, finished.head, finished.params, finished.labels)
-            finished.tokenizer.save(folder / TOKENIZER)
+            tokenizer = finished.tokenizer
+            labels = finished.labels
+            write_program(folder, finished.model, finished.head, finished.params, labels, tokenizer.segmentation)
+            tokenizer.save(folder / TOKENIZER)
         (folder / CARD).write_text(model_card(run, finished.experiment, form, licence), encoding="utf-8")
     return sorted(output.iterdir())
 

@@ -19,6 +19,8 @@ about = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
 for name, digest in about["sha256"].items():
     if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
         sys.exit(f"{folder / name} is damaged: its sha256 is not that of serving.json")
+if about["segmentation"]:
+    sys.exit(f"the words of this vocabulary are found by {about['segmentation']}: tokenize with roformer_jax instead")
 program, params = export.deserialize((folder / "model.jax").read_bytes()), load_file(folder / "params.safetensors")
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 cls, sep, mask = map(tokenizer.token_to_id, ("[CLS]", "[SEP]", "[MASK]"))

@@ -19,7 +19,9 @@ PROGRAM, WEIGHTS, MANIFEST = "model.jax", "params.safetensors", "serving.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write_program(folder: Path, model: RoFormerConfig, head: Head, params: PyTree, labels: tuple[str, ...]) -> None:
+def write_program(
+    folder: Path, model: RoFormerConfig, head: Head, params: PyTree, labels: tuple[str, ...], segmentation: str | None
+) -> None:
     """Write `model.jax`, `params.safetensors` and `serving.json`, which has the sha256 of both.
 
     The program is `call(params, ids, mask, token_type_ids) -> float32`: the first is what safetensors loads, the others
@@ -32,6 +34,7 @@ def write_program(folder: Path, model: RoFormerConfig, head: Head, params: PyTre
       head: "masked_lm", "causal_lm" or "classifier".
       params: its parameters.
       labels: names of a classifier's outputs; empty for a regression.
+      segmentation: what finds the words for its tokenizer, "jieba"; None where the tokenizer's file says all.
 
     Raises:
       InputError: linear attention, whose chunks need a length that is known.
@@ -48,6 +51,7 @@ def write_program(folder: Path, model: RoFormerConfig, head: Head, params: PyTre
     manifest = {
         "head": head,
         "labels": list(labels),
+        "segmentation": segmentation,
         "platforms": list(PLATFORMS),
         "inputs": ["params", "ids", "mask", "token_type_ids"],
         "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (PROGRAM, WEIGHTS)},

@@ -22,7 +22,10 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, length: int) -> None:
     content = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
     content["post_processor"] = around_texts({"[CLS]": int(tokenizer.cls_id), "[SEP]": int(tokenizer.sep_id)})
     _write(folder / TOKENIZER, content)
-    _write(folder / SETTINGS, {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length} | NAMES)
+    kind: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if tokenizer.segmentation is not None:  # jieba's words: the class of transformers that finds them
+        kind = {"tokenizer_class": "RoFormerTokenizer", "do_lower_case": content["normalizer"]["lowercase"]}
+    _write(folder / SETTINGS, kind | {"model_max_length": length} | NAMES)
     if tokenizer.is_continuation is not None:
         pieces = (tokenizer.token(i) for i in range(tokenizer.vocab_size))
         (folder / VOCABULARY).write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
