@@ -24,7 +24,9 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, length: int) -> None:
     _write(folder / TOKENIZER, content)
     kind: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if tokenizer.segmentation is not None:  # jieba's words: the class of transformers that finds them
-        kind = {"tokenizer_class": "RoFormerTokenizer", "do_lower_case": content["normalizer"]["lowercase"]}
+        normalizer = content["normalizer"]
+        kind = {"tokenizer_class": "RoFormerTokenizer", "do_lower_case": normalizer["lowercase"]}
+        kind["strip_accents"] = normalizer["strip_accents"]
     _write(folder / SETTINGS, kind | {"model_max_length": length} | NAMES)
     if tokenizer.is_continuation is not None:
         pieces = (tokenizer.token(i) for i in range(tokenizer.vocab_size))
