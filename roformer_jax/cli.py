@@ -16,6 +16,7 @@ from roformer_jax.commands import exchange, experiments, library, runs
 from roformer_jax.errors import InputError, Interrupted, RunError
 
 BUG = 1
+HELP = ("-h", "--help")
 READER_GONE = 128 + signal.SIGPIPE  # how shells count it
 
 USAGE = """usage: python -m roformer_jax COMMAND ...
@@ -53,7 +54,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 def main(arguments: Sequence[str]) -> int:
     """Run a command; return its exit code."""
     command, *rest = list(arguments) or ["--help"]
-    if command in ("-h", "--help"):
+    if command in HELP or (command == "train" and rest[:1] and rest[0] in HELP):
         print(USAGE)
         return 0
     if command not in COMMANDS:

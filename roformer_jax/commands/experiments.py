@@ -9,14 +9,10 @@ from roformer_jax.commands.parsing import load_config, parse
 from roformer_jax.errors import InputError
 
 TABLE = "configs/glue_table.py"
-USAGE = "usage: python train.py CONFIG [--field.name value ...]; CONFIG is a file such as configs/quickstart.py"
 
 
 def train(arguments: list[str]) -> None:
     """Run the experiment of a config file, with overrides."""
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(USAGE)
-        return
     if not arguments or arguments[0].startswith("-"):
         raise InputError("name a config file first, e.g. `train.py configs/quickstart.py`; it answers --help")
     config = load_config(Path(arguments[0]))

@@ -20,7 +20,7 @@ from roformer_jax.trained import KINDS
 
 MAY_BE_ZERO = {
     "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "optimizer.warmup", "optimizer.weight_decay",
-    "optimizer.b1", "optimizer.b2", "seed",
+    "optimizer.b1", "optimizer.b2", "seed", "model.type_vocab_size",
 }  # fmt: skip
 MAY_BE_MINUS_ONE = {"mesh.data"}  # all devices that remain
 MAY_BE_INFINITE = {"optimizer.clip_norm", "training.spike_sigmas"}  # nothing is clipped, no loss is a spike

@@ -66,7 +66,7 @@ def test_help_of_a_config_shows_every_field_with_its_meaning_and_default(configs
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shipped_config_is_a_known_experiment(configs, name):
-    assert configs[name]["experiment"] in {*KINDS, "Quickstart", "Comparison"}
+    assert configs[name]["experiment"] in {*KINDS, "Quickstart", "Comparison", "GlueTable"}
 
 
 def test_the_base_config_has_the_paper_s_sizes(configs):
@@ -85,7 +85,8 @@ def test_the_base_config_has_the_paper_s_sizes(configs):
 def test_help_lists_the_commands_as_a_process_and_as_a_function(process, here):
     outcome = process("-m", "roformer_jax", "--help")
     assert (outcome.code, outcome.err) == (0, "")
-    for command in ("train CONFIG", "plan CONFIG", "evaluate RUN", "predict RUN", "generate RUN", "length RUN", "rope"):
+    with_runs = ("evaluate RUN", "predict RUN", "generate RUN", "length RUN", "export RUN")
+    for command in ("train CONFIG", "table [CONFIG]", "plan CONFIG", *with_runs, "import CHECKPOINT", "rope"):
         assert f"\n  {command} " in outcome.out
     assert here() == here("-h") == here("train", "--help") == outcome
 
