@@ -23,7 +23,7 @@ from roformer_jax.models import build_encoder
 from roformer_jax.tasks.scores import spearman
 
 SCORE, FIRST, SECOND = 4, 5, 6  # columns
-LENGTH, ROWS = 128, 64  # of a batch
+LENGTH, ROWS, MULTIPLE = 128, 64, 32  # tokens at most, rows of a batch, of what its width is a multiple
 
 
 class Pairs(NamedTuple):
@@ -52,14 +52,14 @@ def read_pairs(path: Path) -> Pairs:
     return pairs
 
 
-def batches(texts: list[str], tokenizer: Tokenizer):
-    """Padded rows (ids, segment ids), one text a row."""
-    encoded = tokenizer.encode(texts)
-    for start in range(0, len(texts), ROWS):
-        ids = np.zeros((ROWS, LENGTH), np.int32)
+def batches(tokens: list[np.ndarray], tokenizer: Tokenizer):
+    """Padded rows (ids, segment ids), one text a row; as wide as the longest, rounded up so that few widths compile."""
+    for start in range(0, len(tokens), ROWS):
+        texts = [[tokenizer.cls_id, *text[: LENGTH - 2], tokenizer.sep_id] for text in tokens[start : start + ROWS]]
+        width = -(-max(map(len, texts)) // MULTIPLE) * MULTIPLE
+        ids = np.zeros((ROWS, width), np.int32)
         segment_ids = np.zeros_like(ids)
-        for row, tokens in enumerate(encoded[start : start + ROWS]):
-            text = [tokenizer.cls_id, *tokens[: LENGTH - 2], tokenizer.sep_id]
+        for row, text in enumerate(texts):
             ids[row, : len(text)] = text
             segment_ids[row, : len(text)] = 1
         yield ids, segment_ids
@@ -76,8 +76,12 @@ def embeddings(folder: Path, texts: list[str]) -> np.ndarray:
         sum_BM = (x_BLM * segment_ids_BL[:, :, None]).sum(axis=1)  # the mean's length falls out of the cosine
         return sum_BM / (sum_BM**2).sum(axis=1, keepdims=True) ** 0.5
 
-    rows = [embed(checkpoint.params, *batch) for batch in batches(texts, load_tokenizer(folder))]
-    return np.concatenate(rows)[: len(texts)]
+    tokenizer = load_tokenizer(folder)
+    tokens = tokenizer.encode(texts)
+    by_length = np.argsort([len(text) for text in tokens], kind="stable")
+    rows = [embed(checkpoint.params, *batch) for batch in batches([tokens[i] for i in by_length], tokenizer)]
+    vectors = np.concatenate(rows)[: len(texts)]
+    return vectors[np.argsort(by_length)]
 
 
 def correlation(checkpoint: str, table: Path) -> tuple[float, int]:
