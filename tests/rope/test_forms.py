@@ -1,6 +1,7 @@
 """All forms of the rotation are one map; the platform decides which is compiled."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,14 +51,66 @@ def test_the_exchange_by_a_matrix_rounds_nothing(layout, dtype):
         np.testing.assert_array_equal(exchanged, stacked)
 
 
+@pytest.fixture(params=[1, 8])
+def devices(request, monkeypatch):
+    """On one device the default may cut any axis of 16-bit channels."""
+    monkeypatch.setattr(jax, "device_count", lambda: request.param)
+
+
+def by_default(layout):
+    """The form chosen, without a memory of choices made for another number of devices."""
+    source, target = read_and_written(layout)
+    return jax.jit(lambda x, cos, sin: forms.rotate_pairs(x, cos, sin, source, target, None))
+
+
+def aligned(table):
+    return tuple(part[None, :, None] for part in table)
+
+
 @every_layout
-@pytest.mark.usefixtures("optimized")
-def test_on_a_cpu_the_default_is_one_fusion_without_a_choice_left_in_it(layout):
-    x, table = example(64, "bfloat16")
-    compiled = jax.jit(rope.rotate, static_argnames="layout").lower(x, table, layout=layout).compile().as_text()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.usefixtures("devices", "optimized")
+def test_on_a_cpu_the_default_is_one_fusion_without_a_choice_left_in_it(layout, dtype):
+    x, table = example(64, dtype)
+    compiled = by_default(layout).lower(x, *aligned(table)).compile().as_text()
     entry = compiled[compiled.index("ENTRY") :]
     assert "conditional" not in compiled
     assert entry.count(" fusion(") == 1
+
+
+@every_layout
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.usefixtures("devices", "optimized")
+def test_on_a_cpu_the_default_is_the_stacked_map_and_a_vector_alone_gets_the_same_bits(layout, dtype):
+    x, table = example(64, dtype)
+    rotate, tables = by_default(layout), aligned(table)
+    rotated = rotate(x, *tables)
+    agree(x, rotated, forms.stack(x, *tables, *read_and_written(layout)))
+    for at in range(LENGTH):
+        token = tuple(part[:, at : at + 1] for part in tables)
+        alone = rotate(x[:1, at : at + 1, :1], *token)
+        np.testing.assert_array_equal(alone, rotated[:1, at : at + 1, :1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.usefixtures("devices", "optimized")
+def test_no_form_for_a_cpu_mixes_one_pair_with_another(dtype):
+    x, table = example(64, dtype)
+    broken = x.at[0, 2, 1, 6].set(jnp.nan).at[1, 0, 0, 0].set(jnp.inf)
+    rotated = by_default("interleaved")(broken, *aligned(table))
+    expected = forms.stack(broken, *aligned(table), "interleaved", "interleaved")
+    agree(x, jnp.nan_to_num(rotated, posinf=1), jnp.nan_to_num(expected, posinf=1))
+    assert int(jnp.isnan(rotated).sum()) == int(jnp.isnan(expected).sum())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.usefixtures("devices")
+def test_a_program_for_any_batch_and_length_is_the_same_map(dtype):
+    x, table = example(8, dtype)
+    tables, rotate = aligned(table), by_default("interleaved")
+    shapes = jax.export.symbolic_args_specs((x, *tables), ("b, l, ...", "1, l, ...", "1, l, ..."))
+    exported = jax.export.export(rotate)(*shapes)
+    np.testing.assert_array_equal(exported.call(x, *tables), rotate(x, *tables))
 
 
 @pytest.mark.parametrize("implementation", [None, "matmul", "pallas"])
