@@ -22,9 +22,9 @@ from roformer_jax.language_modelling import DocumentLM
 from roformer_jax.model_card import CARD, model_card
 from roformer_jax.models import Head, RoFormerConfig
 from roformer_jax.pretraining import Pretraining
-from roformer_jax.run_folder import CHECKPOINTS, DATA, TOKENIZER, as_json, check_folder, locked, open_folder, read_json
+from roformer_jax.run_folder import CHECKPOINTS, TOKENIZER, as_json, check_folder, locked, open_folder
 from roformer_jax.tasks.corpus import CorpusConfig
-from roformer_jax.trained import load_experiment
+from roformer_jax.trained import label_names, load_experiment
 from roformer_jax.training.checkpoint import Checkpoints, restore_params
 from roformer_jax.training.state import create_state
 from roformer_jax.typing import PyTree
@@ -75,7 +75,7 @@ def import_checkpoint(source: str, run: Path) -> list[str]:
     """
     folder = resolve(source)
     checkpoint = read_checkpoint(folder)
-    model, labels = checkpoint.description.model, checkpoint.description.labels
+    model = checkpoint.description.model
     experiment = experiment_for(checkpoint, source, run)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > model.vocab_size:
@@ -86,13 +86,19 @@ def import_checkpoint(source: str, run: Path) -> list[str]:
     with locked(run):
         with Checkpoints(run / CHECKPOINTS) as checkpoints:
             checkpoints.save_last(0, create_state(jax.device_put(checkpoint.params), optax.identity()))
-        data: dict[str, Any] = {"source": source, "tokenizer": tokenizer.fingerprint}
-        open_folder(run, config, data | ({"label_names": list(labels)} if labels else {}), tokenizer)
+        data = {"source": source, "tokenizer": tokenizer.fingerprint, "label_names": list(classes_of(checkpoint))}
+        open_folder(run, config, data, tokenizer)
     count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.params))
     lines = [f"{checkpoint.description.family} {experiment.head}, {count:,} parameters, from {folder} into {run}"]
     if checkpoint.left_out:
         lines.append(f"left out, for no model here has them: {', '.join(checkpoint.left_out)}")
     return lines
+
+
+def classes_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of a classifier's classes; none where its one output is a score."""
+    labels = checkpoint.description.labels
+    return labels if len(labels) > 1 else ()
 
 
 def experiment_for(checkpoint: Checkpoint, source: str, run: Path) -> Experiment:
@@ -101,7 +107,7 @@ def experiment_for(checkpoint: Checkpoint, source: str, run: Path) -> Experiment
     Raises:
       InputError: no experiment has its head.
     """
-    family, head, model, labels = checkpoint.description
+    family, head, model, _ = checkpoint.description
     length = min(model.max_position_embeddings, 512)
     common = {"run_dir": str(run), "model": model}
     match head:
@@ -109,8 +115,8 @@ def experiment_for(checkpoint: Checkpoint, source: str, run: Path) -> Experiment
             return Pretraining(**common, data=CorpusConfig(length=length))
         case "causal_lm":
             return DocumentLM(**common, data=CorpusConfig(length=length))
-        case "classifier" if labels:
-            return Classification(**common, length=length, data=TableConfig())
+        case "classifier":
+            return Classification(**common, length=length, data=TableConfig(regression=not classes_of(checkpoint)))
     raise InputError(
         f"{source} is a {family} {head}, and runs are made of {KINDS}; start from its encoder with --init-from {source}"
     )
@@ -124,8 +130,7 @@ def load_finished(run: Path) -> Finished:
       DamagedError: every checkpoint is damaged.
     """
     experiment = load_experiment(run)
-    data = read_json(run / DATA)
-    labels = tuple(data["label_names"]) if isinstance(experiment, FineTuning) else ()
+    labels = label_names(run) if isinstance(experiment, FineTuning) else ()
     params = restore_params(run / CHECKPOINTS)
     return Finished(experiment, params, labels, load_tokenizer(run / TOKENIZER))
 

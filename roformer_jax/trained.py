@@ -73,6 +73,18 @@ def evaluate(run: Path) -> dict[str, float]:
         return task.evaluate(load_params(run, task.model, mesh))
 
 
+def label_names(run: Path) -> tuple[str, ...]:
+    """The classes of a fine-tuned run, in the order of the outputs; empty for regression.
+
+    Raises:
+      InputError: the run does not say.
+    """
+    data = read_json(run / DATA)
+    if "label_names" not in data:
+        raise InputError(f"{run / DATA} lacks label_names; the run is damaged")
+    return tuple(data["label_names"])
+
+
 class Classifier:
     """A fine-tuned run, ready to label texts.
 
@@ -85,10 +97,7 @@ class Classifier:
         self.experiment = load_experiment(run)
         if not isinstance(self.experiment, FineTuning):
             raise InputError(f"{run} is a {type(self.experiment).__name__} run; predict needs a fine-tuned one")
-        data = read_json(run / DATA)
-        if "label_names" not in data:
-            raise InputError(f"{run / DATA} lacks label_names; the run is damaged")
-        self.label_names = tuple(data["label_names"])
+        self.label_names = label_names(run)
         self._tokenizer = fitting_tokenizer(run / TOKENIZER, self.experiment.model.vocab_size)
         self._mesh = make_mesh(MeshConfig())
         with jax.set_mesh(self._mesh):
