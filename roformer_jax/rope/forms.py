@@ -120,7 +120,7 @@ def rotate_pairs(x: Array, cos: Array, sin: Array, source: str, target: str, imp
 
 
 def _on_cpu(x: Array, cos: Array, sin: Array, source: str, target: str) -> Array:
-    """Stacks to write halves, and by dtype to write interleaved pairs: each choice the fastest measured.
+    """Stacks to write halves, and by dtype to write interleaved pairs: see "Speed" in docs/rope.md.
 
     Halves of an axis that lies on several devices would have to be exchanged, so the cut is for one device only.
     """
