@@ -175,7 +175,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters(params):
 
 def test_embeddings_are_normed_and_then_dropped():
     config = RoFormerConfig(**SIZES, hidden_dropout_prob=0.25)
-    embeddings = Embeddings(config, token_types=True, rngs=nnx.Rngs(0))
+    embeddings = Embeddings(config, rngs=nnx.Rngs(0))
     arrays = jnp.asarray(IDS), jnp.asarray(TYPES), jnp.asarray(IDS)
     normed = embeddings(*arrays, None)
     np.testing.assert_allclose(normed.mean(axis=-1), 0, atol=WIDTH * EPS)
