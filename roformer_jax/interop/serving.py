@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 from safetensors.numpy import save_file
 
@@ -41,10 +42,12 @@ def write_program(
     """
     if model.attention == "linear":
         raise InputError("model.attention = linear is summed in chunks of a length that is known; it is not exported")
-    flat = {name: jax.device_get(leaf) for name, leaf in _flat(params).items()}
+    # safetensors writes the memory of an array as it lies, also that of a transposed one.
+    leaves, structure = jax.tree.flatten_with_path(jax.device_get(params))
+    flat = {jax.tree_util.keystr(path, simple=True, separator="."): np.ascontiguousarray(leaf) for path, leaf in leaves}
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), flat)
     tokens = jax.ShapeDtypeStruct(export.symbolic_shape("batch, length"), jnp.int32)
-    program = jax.jit(served(model, head, max(len(labels), 1)))
+    program = jax.jit(served(model, head, max(len(labels), 1), list(flat), structure))
     exported = export.export(program, platforms=PLATFORMS)(shapes, tokens, tokens, tokens)
     (folder / PROGRAM).write_bytes(exported.serialize())
     save_file(flat, folder / WEIGHTS)
@@ -60,12 +63,14 @@ def write_program(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def served(model: RoFormerConfig, head: Head, outputs: int) -> Any:
-    """The function that is exported; see `write_program`."""
+def served(
+    model: RoFormerConfig, head: Head, outputs: int, names: list[str], structure: jax.tree_util.PyTreeDef
+) -> Callable[..., Array]:
+    """The function that is exported, see `write_program`, of parameters with these names in this structure."""
     apply = build(model, head, outputs).apply
 
     def call(params: dict[str, Array], ids: Array, mask: Array, token_type_ids: Array) -> Array:
-        nested = _nested(params)
+        nested = jax.tree.unflatten(structure, [params[name] for name in names])
         match head:
             case "masked_lm":
                 everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
@@ -77,21 +82,3 @@ def served(model: RoFormerConfig, head: Head, outputs: int) -> Any:
                 return apply(nested, ids, mask, starts, token_type_ids)[:, 0]
 
     return call
-
-
-def _flat(tree: PyTree, prefix: str = "") -> dict[str, Array]:
-    leaves: dict[str, Array] = {}
-    for name, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return leaves
-
-
-def _nested(flat: dict[str, Array]) -> PyTree:
-    tree: PyTree = {}
-    for name, value in flat.items():
-        *parents, last = name.split(".")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return tree
