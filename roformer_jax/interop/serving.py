@@ -42,9 +42,7 @@ def write_program(
     """
     if model.attention == "linear":
         raise InputError("model.attention = linear is summed in chunks of a length that is known; it is not exported")
-    # safetensors writes the memory of an array as it lies, also that of a transposed one.
-    leaves, structure = jax.tree.flatten_with_path(jax.device_get(params))
-    flat = {jax.tree_util.keystr(path, simple=True, separator="."): np.ascontiguousarray(leaf) for path, leaf in leaves}
+    flat, structure = named_arrays(params)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), flat)
     tokens = jax.ShapeDtypeStruct(export.symbolic_shape("batch, length"), jnp.int32)
     program = jax.jit(served(model, head, max(len(labels), 1), list(flat), structure))
@@ -61,6 +59,14 @@ def write_program(
         "made_with": {"roformer_jax": __version__, "jax": jax.__version__},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def named_arrays(params: PyTree) -> tuple[dict[str, np.ndarray], jax.tree_util.PyTreeDef]:
+    """The arrays by their dotted names, as safetensors takes them, in the order of the structure beside them."""
+    leaves, structure = jax.tree.flatten_with_path(jax.device_get(params))
+    # It writes the memory of an array as it lies, also that of a transposed one.
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return {name: np.ascontiguousarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}, structure
 
 
 def served(

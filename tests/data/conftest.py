@@ -1,6 +1,7 @@
 import pytest
 
-from roformer_jax.data.tokenizer import Tokenizer, train_wordpiece
+from roformer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from tests.data.made_vocabulary import write_vocabulary
 
 SENTENCES = [
     "The rotation of queries and keys encodes absolute positions.",
@@ -14,3 +15,8 @@ SENTENCES = [
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     return train_wordpiece(SENTENCES, vocab_size=150)
+
+
+@pytest.fixture(scope="session")
+def chinese(tmp_path_factory) -> Tokenizer:
+    return load_tokenizer(write_vocabulary(tmp_path_factory.mktemp("chinese")))
