@@ -10,6 +10,7 @@ from roformer_jax.models.cache import Cache, overflowing
 from roformer_jax.models.config import RoFormerConfig
 from roformer_jax.models.encoder import Encoder
 from roformer_jax.models.layers import activated, gathered_call, linear, norm, table
+from roformer_jax.models.products import product
 from roformer_jax.sharding import gathered, laid_out
 from roformer_jax.typing import Array, Float, Int, PRNGKeyArray
 
@@ -66,7 +67,7 @@ class LanguageModelHead(nnx.Module):
 
     @staticmethod
     def _products(x_BPE: Array, table_VE: Array) -> Array:
-        return jnp.einsum("bpe,ve->bpv", x_BPE, table_VE.astype(x_BPE.dtype), preferred_element_type=jnp.float32)
+        return product(x_BPE, table_VE.astype(x_BPE.dtype).T, 1, jnp.float32)
 
 
 class RoFormerForMaskedLM(nnx.Module):

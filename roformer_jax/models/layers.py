@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from roformer_jax.models.config import RoFormerConfig
+from roformer_jax.models.products import dot_general
 from roformer_jax.sharding import gathered, like
 from roformer_jax.typing import Array, Float, Int
 
@@ -25,7 +26,7 @@ def linear(
     return nnx.LinearGeneral(
         in_features, out_features, axis=axis, use_bias=use_bias, dtype=jnp.dtype(config.dtype), rngs=rngs,
         kernel_init=nnx.initializers.normal(config.initializer_range), kernel_metadata={"axes": axes},
-        bias_metadata={"axes": bias_axes},
+        bias_metadata={"axes": bias_axes}, dot_general=dot_general,
     )  # fmt: skip
 
 
