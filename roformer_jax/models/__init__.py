@@ -1,9 +1,10 @@
-"""RoFormer: the encoder of Su et al. 2021 (arXiv 2104.09864) with its language-model and classification heads."""
+"""RoFormer: the encoder of Su et al. 2021 (arXiv 2104.09864) with its heads, and with its decoder (section 4.1)."""
 
 from roformer_jax.models.build import (
     Decoder,
     Head,
     Model,
+    Translator,
     build,
     build_causal_lm,
     build_classifier,
@@ -11,6 +12,8 @@ from roformer_jax.models.build import (
     build_encoder,
     build_masked_lm,
     build_token_model,
+    build_translation,
+    build_translator,
 )
 from roformer_jax.models.config import RoFormerConfig
 
@@ -19,6 +22,7 @@ __all__ = [
     "Head",
     "Model",
     "RoFormerConfig",
+    "Translator",
     "build",
     "build_causal_lm",
     "build_classifier",
@@ -26,4 +30,6 @@ __all__ = [
     "build_encoder",
     "build_masked_lm",
     "build_token_model",
+    "build_translation",
+    "build_translator",
 ]

@@ -14,6 +14,7 @@ from roformer_jax.models.heads import (
     RoFormerForMaskedLM,
     RoFormerForTokens,
 )
+from roformer_jax.models.translation import Memory, RoFormerForTranslation
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 Params = dict[str, Any]
@@ -36,6 +37,14 @@ class Decoder(NamedTuple):
 
     init_cache: Callable[[int, int], Cache]
     extend: Callable[[Params, Array, Array, Cache], tuple[Array, Cache]]
+
+
+class Translator(NamedTuple):
+    """An encoder-decoder that writes its target token by token, as pure functions; see `build_translator`."""
+
+    read: Callable[[Params, Array, Array], Memory]
+    init_cache: Callable[[int, int], Cache]
+    extend: Callable[[Params, Array, Array, Memory, Cache], tuple[Array, Cache]]
 
 
 def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
@@ -93,6 +102,14 @@ def build_causal_lm(config: RoFormerConfig) -> Model:
     return functional(lambda rngs: RoFormerForCausalLM(config, rngs=rngs))
 
 
+def build_translation(config: RoFormerConfig) -> Model:
+    """`RoFormerForTranslation` as functions.
+
+    `apply(params, source_ids_BS, source_segment_ids_BS, ids_BT, segment_ids_BT, *, key=None)` -> logits [B, T, V].
+    """
+    return functional(lambda rngs: RoFormerForTranslation(config, rngs=rngs))
+
+
 def build(config: RoFormerConfig, head: Head, outputs: int) -> Model:
     """The model with that head; `outputs` are those of the heads that have no number of their own."""
     match head:
@@ -131,3 +148,23 @@ def build_decoder(config: RoFormerConfig) -> Decoder:
         return nnx.merge(graphdef, params).extend(ids_BT, counts_B, cache)
 
     return Decoder(lambda batch, capacity: empty_cache(config, batch, capacity), extend)
+
+
+def build_translator(config: RoFormerConfig) -> Translator:
+    """The encoder-decoder for writing translations: its parameters are those of `build_translation`.
+
+    `read(params, source_ids_BS, source_segment_ids_BS) -> memory` encodes one source a row, whose segment is 1, and
+    makes its keys and values for all cross-attentions.
+
+    `init_cache(rows, capacity)` and `extend(params, ids_RT, counts_R, memory, cache)` are as in `build_decoder`. There
+    may be a multiple of B rows: the continuations of a source follow one another.
+    """
+    graphdef = graph_of(lambda rngs: RoFormerForTranslation(config, rngs=rngs))
+
+    def read(params: Params, source_ids_BS: Array, source_segment_ids_BS: Array) -> Memory:
+        return nnx.merge(graphdef, params).read(source_ids_BS, source_segment_ids_BS)
+
+    def extend(params: Params, ids_RT: Array, counts_R: Array, memory: Memory, cache: Cache) -> tuple[Array, Cache]:
+        return nnx.merge(graphdef, params).extend(ids_RT, counts_R, memory, cache)
+
+    return Translator(read, lambda rows, capacity: empty_cache(config, rows, capacity), extend)

@@ -1,5 +1,7 @@
 """The RoFormer encoder: embeddings, then a scan over stacked post-norm blocks; with a causal mask, the RoFormer-GPT."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -94,10 +96,13 @@ class Block(nnx.Module):
         self, x_BLM: Array, mixed_BLM: Array, mixed_key: PRNGKeyArray | None, fed_key: PRNGKeyArray | None
     ) -> Array:
         """The rest of the block; the keys are for dropout."""
-        rate = self.config.hidden_dropout_prob
-        x_BLM = self.attention_norm(x_BLM + dropout(mixed_BLM, rate, mixed_key))
+        mixed_BLM = dropout(mixed_BLM, self.config.hidden_dropout_prob, mixed_key)
+        return self.fed(self.attention_norm(x_BLM + mixed_BLM), fed_key)
+
+    def fed(self, x_BLM: Array, key: PRNGKeyArray | None) -> Array:
+        """The feed-forward layer, added and normed; the key is for dropout."""
         fed_BLM = self.down(activated(self.config, self.up(x_BLM)), out_sharding=like(x_BLM))
-        return self.output_norm(x_BLM + dropout(fed_BLM, rate, fed_key))
+        return self.output_norm(x_BLM + dropout(fed_BLM, self.config.hidden_dropout_prob, key))
 
 
 class Encoder(nnx.Module):
@@ -132,26 +137,14 @@ class Encoder(nnx.Module):
         Returns:
           Hidden states in the compute dtype; those of padding carry no meaning.
         """
-        length = ids_BL.shape[1]
-        self.config.check_length(length)
-        embedding_key, block_key = (None, None) if key is None else jax.random.split(key)
-        projection_key = None if key is None else jax.random.fold_in(key, PROJECTION_STREAM)
-        positions_BL = packed_positions(segment_ids_BL)
-        x_BLM = self.embeddings(ids_BL, token_type_ids_BL, positions_BL, embedding_key)
-        # Made once here, so that every block and head shares it. Distances in a document are those in its row.
-        index_1L = jnp.arange(length, dtype=jnp.int32)[None]
-        shared = self.embeddings.position.shared(positions_BL, index_1L, length, causal=self.causal)
-        graphdef, stacked_params = nnx.split(self.blocks)
+        x_BLM, shared = embedded(
+            self.embeddings, ids_BL, segment_ids_BL, token_type_ids_BL, causal=self.causal, key=key
+        )
 
-        def run_block(x_BLM, inputs):
-            params, projection, key = inputs
-            return nnx.merge(graphdef, gathered(params))(x_BLM, segment_ids_BL, shared, projection, key), None
+        def run_block(block, x_BLM, projection, key):
+            return block(x_BLM, segment_ids_BL, shared, projection, key)
 
-        keys = None if block_key is None else jax.random.split(block_key, self.config.num_hidden_layers)
-        layers = stacked_params, projections(self.config, projection_key), keys
-        block = rematerialised(run_block, self.config.remat)
-        x_BLM, _ = jax.lax.scan(block, x_BLM, layers, unroll=self.config.unroll)
-        return x_BLM
+        return through_blocks(self.blocks, self.config, run_block, x_BLM, key)
 
     def extend(
         self, ids_BT: Int[Array, "batch tokens"], counts_B: Int[Array, "batch"], cache: Cache
@@ -163,23 +156,97 @@ class Encoder(nnx.Module):
           counts_B: new tokens of each row.
           cache: the tokens before.
         """
-        positions_BT = decode_positions(cache.lengths, ids_BT.shape[1])
-        is_token_BT = positions_BT < (cache.lengths + counts_B)[:, None]
-        positions_BT = jnp.where(is_token_BT, positions_BT, 0)  # padding is no reason to look beyond a table
-        x_BTM = self.embeddings(ids_BT, None, positions_BT, None)
-        shared = self.embeddings.position.shared(positions_BT, positions_BT, cache.slots, causal=True)
-        graphdef, stacked_params = nnx.split(self.blocks)
+        x_BTM, is_token_BT, shared = embedded_after(self.embeddings, ids_BT, None, counts_B, cache)
 
-        def run_block(carry, inputs):
-            x_BTM, layers = carry
-            layer, params, projection = inputs
-            block = nnx.merge(graphdef, gathered(params))
-            return block.extend(x_BTM, is_token_BT, shared, projection, layers, layer), None
+        def run_block(block, x_BTM, projection, layers, layer):
+            return block.extend(x_BTM, is_token_BT, shared, projection, layers, layer)
 
-        # Carried, not scanned over: a scan would write the whole of it anew for every token.
-        inputs = jnp.arange(self.config.num_hidden_layers), stacked_params, cache.projection
-        (x_BTM, layers), _ = jax.lax.scan(run_block, (x_BTM, cache.layers), inputs)
+        x_BTM, layers = extend_blocks(self.blocks, self.config, run_block, x_BTM, cache)
         return x_BTM, cache._replace(lengths=cache.lengths + counts_B, layers=layers)
+
+
+def embedded(
+    embeddings: Embeddings, ids_BL: Array, segment_ids_BL: Array, token_type_ids_BL: Array | None, *, causal: bool,
+    key: PRNGKeyArray | None,
+) -> tuple[Array, Shared]:  # fmt: skip
+    """What enters the first block of packed rows, and what all blocks share; arguments as `Encoder`."""
+    length = ids_BL.shape[1]
+    embeddings.position.config.check_length(length)
+    positions_BL = packed_positions(segment_ids_BL)
+    embedding_key = None if key is None else jax.random.split(key)[0]
+    x_BLM = embeddings(ids_BL, token_type_ids_BL, positions_BL, embedding_key)
+    # Made once here, so that every block and head shares it. Distances in a document are those in its row.
+    index_1L = jnp.arange(length, dtype=jnp.int32)[None]
+    return x_BLM, embeddings.position.shared(positions_BL, index_1L, length, causal=causal)
+
+
+def through_blocks(
+    blocks: Block, config: RoFormerConfig, run_block: Callable[..., Array], x_BLM: Array, key: PRNGKeyArray | None,
+    *of_layers: PyTree,
+) -> Array:  # fmt: skip
+    """The residual stream after a scan over stacked blocks.
+
+    Args:
+      blocks: their parameters have an axis of layers in front.
+      config: the model's.
+      run_block: `run_block(block, x_BLM, projection, key, *of_layer) -> x_BLM`.
+      x_BLM: what enters the first.
+      key: dropout key of the model, as `embedded` takes it; None evaluates without dropout.
+      *of_layers: arrays with an axis of layers in front, of which `run_block` gets its own.
+    """
+    block_key = None if key is None else jax.random.split(key)[1]
+    projection_key = None if key is None else jax.random.fold_in(key, PROJECTION_STREAM)
+    graphdef, stacked_params = nnx.split(blocks)
+
+    def step(x_BLM, inputs):
+        params, projection, key, *of_layer = inputs
+        return run_block(nnx.merge(graphdef, gathered(params)), x_BLM, projection, key, *of_layer), None
+
+    keys = None if block_key is None else jax.random.split(block_key, config.num_hidden_layers)
+    layers = stacked_params, projections(config, projection_key), keys, *of_layers
+    x_BLM, _ = jax.lax.scan(rematerialised(step, config.remat), x_BLM, layers, unroll=config.unroll)
+    return x_BLM
+
+
+def embedded_after(
+    embeddings: Embeddings, ids_BT: Array, token_type_ids_BT: Array | None, counts_B: Array, cache: Cache
+) -> tuple[Array, Array, Shared]:
+    """What enters the first block of new tokens, which of them are no padding, and what all blocks share.
+
+    Arguments as `Encoder.extend`.
+    """
+    positions_BT = decode_positions(cache.lengths, ids_BT.shape[1])
+    is_token_BT = positions_BT < (cache.lengths + counts_B)[:, None]
+    positions_BT = jnp.where(is_token_BT, positions_BT, 0)  # padding is no reason to look beyond a table
+    x_BTM = embeddings(ids_BT, token_type_ids_BT, positions_BT, None)
+    return x_BTM, is_token_BT, embeddings.position.shared(positions_BT, positions_BT, cache.slots, causal=True)
+
+
+def extend_blocks(
+    blocks: Block, config: RoFormerConfig, run_block: Callable[..., tuple[Array, PyTree]], x_BTM: Array, cache: Cache,
+    *of_layers: PyTree,
+) -> tuple[Array, PyTree]:  # fmt: skip
+    """New tokens' residual stream after all blocks, and the layers of the cache with them.
+
+    Args:
+      blocks: as `through_blocks`.
+      config: the model's.
+      run_block: `run_block(block, x_BTM, projection, layers, layer, *of_layer) -> (x_BTM, layers)`.
+      x_BTM: what enters the first.
+      cache: the tokens before.
+      *of_layers: as `through_blocks`.
+    """
+    graphdef, stacked_params = nnx.split(blocks)
+
+    def step(carry, inputs):
+        layer, params, projection, *of_layer = inputs
+        x_BTM, layers = carry
+        return run_block(nnx.merge(graphdef, gathered(params)), x_BTM, projection, layers, layer, *of_layer), None
+
+    # The cache is carried, not scanned over: a scan would write the whole of it anew for every token.
+    inputs = jnp.arange(config.num_hidden_layers), stacked_params, cache.projection, *of_layers
+    (x_BTM, layers), _ = jax.lax.scan(step, (x_BTM, cache.layers), inputs)
+    return x_BTM, layers
 
 
 def rematerialised(block, remat: str):
