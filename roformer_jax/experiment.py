@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
-from optax import GradientTransformation
 
 from roformer_jax import __version__
 from roformer_jax.distributed import agreed, check_same_everywhere, on_first_process
@@ -40,10 +39,11 @@ from roformer_jax.training.profile import profiled
 from roformer_jax.training.progress import Progress
 from roformer_jax.training.signals import StopSignal
 from roformer_jax.training.state import TrainState, abstract, create_state
-from roformer_jax.training.step import make_train_step
+from roformer_jax.training.step import TrainStep
 from roformer_jax.training.throughput import Loaded, Throughput, count_tokens
 from roformer_jax.training.writer import MetricsWriter, read_metrics
 from roformer_jax.typing import PyTree
+from roformer_jax.update import make_update
 from roformer_jax.warm_start import InitPositions, architecture_of, start_from
 
 COMPILED = "compiled"  # folder of the cache for compiled programs
@@ -86,6 +86,11 @@ class Experiment:
         """What an update computes, as far as this config says it: nothing is read."""
         raise NotImplementedError
 
+    @property
+    def problem_is_exact(self) -> bool:
+        """Whether `problem` is that of the task, the same object, whatever the data is."""
+        return True
+
     def prepare(self, mesh: Mesh) -> Task:
         """Read and check all input and make the task; nothing is written but the cache."""
         raise NotImplementedError
@@ -117,6 +122,7 @@ class Experiment:
             mesh = make_mesh(experiment.mesh)
             opened.enter_context(jax.set_mesh(mesh))
             opened.enter_context(compile_cache(Path(experiment.cache_dir) / COMPILED))
+            ahead = opened.enter_context(begun(experiment, folder, mesh))
             task = experiment.prepare(mesh)
             check_same_everywhere(shaping(config) | flatten({"mesh": config["mesh"]}) | task.fingerprint)
             on_first_process(lambda: check_data(folder, task.fingerprint))
@@ -131,7 +137,7 @@ class Experiment:
             state = checkpoints.restore_newest(abstract(state)) or state
             print_banner(experiment, task, training, mesh, state)
             if not is_complete(folder, int(state.step), training.steps):
-                train(experiment, task, training, mesh, state, optimizer, checkpoints, stop)
+                train(experiment, task, training, mesh, state, ahead, checkpoints, stop)
             return finish(folder) if jax.process_index() == 0 else {}
 
 
@@ -152,22 +158,53 @@ def initial_params(experiment: Experiment, task: Task, mesh: Mesh) -> PyTree:
     return params
 
 
+def begun(experiment: Experiment, folder: Path, mesh: Mesh) -> contextlib.AbstractContextManager[TrainStep | None]:
+    """The update, which is being compiled while the data is prepared; None where the config does not say all of it.
+
+    None, too, where there are results already: then there will be no update.
+    """
+    if not agreed(not (folder / RESULTS).exists()):
+        return contextlib.nullcontext()
+    if not experiment.problem_is_exact or experiment.training.steps is None:
+        return contextlib.nullcontext()
+    return compiling(experiment, experiment.problem(), experiment.training.steps, mesh)
+
+
+def step_of(
+    experiment: Experiment, task: Task, training: TrainingConfig, mesh: Mesh, ahead: TrainStep | None
+) -> contextlib.AbstractContextManager[TrainStep]:
+    """The update of a task: the one that was begun, unless what was prepared turned out to be another problem."""
+    if ahead is not None and task.problem is experiment.problem():
+        return contextlib.nullcontext(ahead)
+    return compiling(experiment, task.problem, training.steps, mesh)
+
+
+def compiling(
+    experiment: Experiment, problem: Problem, steps: int, mesh: Mesh
+) -> contextlib.AbstractContextManager[TrainStep]:
+    """The update of a problem, compiled by a thread from now on."""
+
+    def make() -> tuple[TrainStep, TrainState, dict]:
+        key = jax.random.fold_in(_key(experiment.seed), TRAINING)
+        spikes = experiment.training.spike_sigmas
+        update = make_update(problem, experiment.optimizer, steps, mesh, key, spikes)
+        return update.step, update.state, update.batch
+
+    return compiled_ahead(make)
+
+
 def train(
     experiment: Experiment,
     task: Task,
     training: TrainingConfig,
     mesh: Mesh,
     state: TrainState,
-    optimizer: GradientTransformation,
+    ahead: TrainStep | None,
     checkpoints: Checkpoints,
     stop: StopSignal,
 ) -> None:
-    """Run the loop from `state` to the end."""
+    """Run the loop from `state` to the end; `ahead` is the update that was `begun`."""
     start = int(state.step)
-    key = jax.random.fold_in(_key(experiment.seed), TRAINING)
-    schedule = make_schedule(experiment.optimizer, training.steps)
-    train_step = make_train_step(task.loss, optimizer, schedule, key, training.spike_sigmas)
-
     _, shares = share_of_rows(mesh)
 
     def batches(start: int, stop: int) -> Iterator[Loaded]:
@@ -177,7 +214,7 @@ def train(
     with (
         MetricsWriter(experiment.run_dir, start_step=start) as writer,
         Progress(training.steps, start=start) as progress,
-        compiled_ahead(train_step, state, place_batch(task.batches[start], mesh)) as train_step,
+        step_of(experiment, task, training, mesh, ahead) as train_step,
         profiled(train_step, training.profile, Path(experiment.run_dir) / PROFILE, start=start) as train_step,
     ):
         fit(

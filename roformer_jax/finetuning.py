@@ -65,6 +65,11 @@ class FineTuning(Experiment):
             examples=1,
         )
 
+    @property
+    def problem_is_exact(self) -> bool:
+        """It is not: the data says how many rows and examples a batch has."""
+        return False
+
     def prepare(self, mesh: Mesh) -> Task:
         """Tokenise and pack the examples, and make the classification task."""
         self.model.check_length(self.length)

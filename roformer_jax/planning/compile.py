@@ -7,19 +7,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from roformer_jax.experiment import Experiment
 from roformer_jax.planning.arithmetic import matmul_flops
 from roformer_jax.planning.collectives import Traffic, collectives
 from roformer_jax.planning.hlo import parse
 from roformer_jax.planning.memory_traffic import Bytes, bytes_moved
-from roformer_jax.sharding import BATCH_AXES, make_mesh, parameter_shardings
-from roformer_jax.tasks.task import Problem
-from roformer_jax.training.optimizer import make_optimizer, make_schedule
-from roformer_jax.training.state import TrainState, create_state
-from roformer_jax.training.step import make_train_step
-from roformer_jax.typing import Array
+from roformer_jax.sharding import make_mesh
 
 OUT_OF_MEMORY = (  # libtpu's words for the temporaries alone, and for everything
     re.compile(r"HLO temporaries \((?P<size>[\d.]+)(?P<unit>[KMGT])\) exceeds"),
@@ -82,12 +77,10 @@ def compile_update(experiment: Experiment, steps: int, devices: list[jax.Device]
     platform = {"gpu": "cuda"}.get(devices[0].platform, devices[0].platform)
     began, key = time.monotonic(), jax.random.key(0)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        state, optimizer = abstract_state(experiment, steps, problem, mesh)
-        batch = abstract_batch(problem, mesh)
-        step = make_train_step(problem.loss, optimizer, make_schedule(experiment.optimizer, steps), key)
-        traced = step.func.trace(state, batch, key=abstract(key, mesh, PartitionSpec()))
+        update = make_update(problem, experiment.optimizer, steps, mesh, key, experiment.training.spike_sigmas)
+        traced = update.step.func.trace(update.state, update.batch, key=placed(key, mesh, PartitionSpec()))
         flops = matmul_flops(traced.jaxpr) / len(devices)
-        held = [device_bytes(tree) for tree in (state.params, state.opt_state, batch)]
+        held = [device_bytes(tree) for tree in (update.state.params, update.state.opt_state, update.batch)]
         try:
             compiled = traced.lower(lowering_platforms=(platform,)).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -102,35 +95,6 @@ def compile_update(experiment: Experiment, steps: int, devices: list[jax.Device]
         body_flops=(compiled.cost_analysis() or {}).get("flops"),
         seconds=time.monotonic() - began,
     )
-
-
-def abstract(shape: jax.ShapeDtypeStruct | Array, mesh: Mesh, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-    """An array of this shape, laid out on a mesh."""
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=NamedSharding(mesh, spec))
-
-
-def abstract_state(experiment: Experiment, steps: int, problem: Problem, mesh: Mesh) -> tuple[TrainState, object]:
-    """The state before the first update, as `experiment.run` makes it but without its arrays; and the optimizer."""
-    shapes = jax.eval_shape(problem.model.init, jax.eval_shape(lambda: jax.random.key(0)))
-    shardings = parameter_shardings(mesh, shapes, problem.model.axes)
-    params = jax.tree.map(lambda leaf, sharding: abstract(leaf, mesh, sharding.spec), shapes, shardings)
-    optimizer = make_optimizer(experiment.optimizer, steps, shapes)
-    state = jax.eval_shape(lambda params: create_state(params, optimizer), params)
-    whole = PartitionSpec()
-    placed = jax.tree.map(lambda leaf: abstract(leaf, mesh, leaf.sharding.spec if leaf.sharding else whole), state)
-    return placed, optimizer
-
-
-def abstract_batch(problem: Problem, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batch as `place_batch` places it, filled up with empty rows where the devices do not divide it."""
-    groups = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-
-    def placed(array: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        microbatches, rows, *rest = array.shape
-        filled = jax.ShapeDtypeStruct((microbatches, rows + -rows % groups, *rest), array.dtype)
-        return abstract(filled, mesh, PartitionSpec(None, BATCH_AXES))
-
-    return {name: placed(array) for name, array in problem.batch.items()}
 
 
 def device_bytes(tree) -> int:

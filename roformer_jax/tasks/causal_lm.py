@@ -1,5 +1,6 @@
 """Causal language modelling: predict every token of a document from those before it (paper section 4.4)."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -49,8 +50,12 @@ def causal_lm_task(
     )
 
 
+@functools.cache
 def causal_lm_problem(model_config: RoFormerConfig, *, length: int, batch_size: int, microbatches: int) -> Problem:
-    """What an update of next-token training computes, on `batch_size` rows of `length` tokens."""
+    """What an update of next-token training computes, on `batch_size` rows of `length` tokens.
+
+    Remembered, so that the problem of a config and that of its task are one, whose update is compiled once.
+    """
     model = build_causal_lm(model_config)
     tokens = batch_size * length
     return Problem(

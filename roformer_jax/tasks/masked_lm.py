@@ -1,5 +1,6 @@
 """Masked language modelling: predict the tokens that masking hid, at their positions only (BERT; paper section 4.2)."""
 
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
@@ -69,10 +70,14 @@ def masked_lm_task(
     )
 
 
+@functools.cache
 def masked_lm_problem(
     model_config: RoFormerConfig, masking: MaskingConfig, *, length: int, batch_size: int, microbatches: int
 ) -> Problem:
-    """What an update of masked-LM training computes, on `batch_size` rows of `length` tokens."""
+    """What an update of masked-LM training computes, on `batch_size` rows of `length` tokens.
+
+    Remembered, so that the problem of a config and that of its task are one, whose update is compiled once.
+    """
     model = build_masked_lm(model_config)
     positions = masking.positions(length)
     shape = microbatches, batch_size // microbatches, positions

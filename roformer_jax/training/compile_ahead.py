@@ -1,7 +1,7 @@
 """Compiling an update while something else is done."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -11,30 +11,34 @@ from roformer_jax.training.step import Batch, Sums, TrainStep
 
 
 @contextlib.contextmanager
-def compiled_ahead(train_step: TrainStep, state: TrainState, batch: Batch) -> Iterator[TrainStep]:
-    """Gives `train_step`, whose program a thread compiles meanwhile; its first call waits for it.
+def compiled_ahead(make: Callable[[], tuple[TrainStep, TrainState, Batch]]) -> Iterator[TrainStep]:
+    """Gives the train step that `make` makes, and whose program a thread compiles meanwhile; its first call waits.
 
-    So the evaluation before the first update, and the compiler, need not wait for each other.
+    So reading the data, the evaluation before the first update and the compiler need not wait for each other. Whoever
+    leaves before the first call does not wait either; what is wrong with the program is raised by that call.
 
     Args:
-        train_step: of `make_train_step`.
-        state: of the shapes, dtypes and shardings that the calls will have, as is `batch`; neither is kept.
-        batch: placed.
+        make: is called by the thread; gives a step of `make_train_step`, and a state and a batch of the shapes, dtypes
+            and shardings that the calls will have, arrays or their shapes.
     """
-    shapes = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), (state, batch)
-    )
     mesh = jax.sharding.get_mesh()  # a thread has a mesh of its own: none
 
-    def compile_step() -> None:
+    def compile_step() -> TrainStep:
         with jax.set_mesh(mesh):
+            train_step, *like = make()
+            shapes = jax.tree.map(
+                lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), like
+            )
             train_step.func.lower(*shapes, **train_step.keywords).compile()  # jit keeps it for the call
+        return train_step
 
-    with ThreadPoolExecutor(1, thread_name_prefix="compiler") as executor:
-        compiled = executor.submit(compile_step)
+    executor = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+    compiled = executor.submit(compile_step)
 
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-            compiled.result()
-            return train_step(state, batch)
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        return compiled.result()(state, batch)
 
+    try:
         yield step
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)

@@ -61,7 +61,7 @@ def make_train_step(
 
     # The key is an argument, not a constant of the program: another seed finds the same entry in the compile cache.
     @functools.partial(jax.jit, donate_argnames="state")
-    def step(state, batch, key):
+    def train_step(state, batch, key):
         summed, sums = _sum_gradients(loss_fn, state.params, batch, jax.random.fold_in(key, state.step))
         weight = jnp.maximum(sums["weight"], 1.0)
         scale = 1 / weight
@@ -85,7 +85,7 @@ def make_train_step(
         }
         return TrainState(state.step + 1, params, opt_state, guard), metrics
 
-    return functools.partial(step, key=key)
+    return functools.partial(train_step, key=key)
 
 
 def _update_if(
@@ -121,11 +121,11 @@ def make_eval_step(loss_fn: LossFn) -> EvalStep:
     """Makes `step(params, batch) -> sums` of the whole batch, without randomness."""
 
     @jax.jit
-    def step(params, batch):
+    def eval_step(params, batch):
         sums = jax.lax.map(lambda microbatch: loss_fn(params, microbatch, None), batch)
         return jax.tree.map(lambda terms: terms.sum(axis=0), sums)
 
-    return step
+    return eval_step
 
 
 def evaluate_means(

@@ -46,7 +46,7 @@ def test_the_first_update_finds_its_program_compiled(problem, begin, compiling_t
     step, state, batch = begin(mesh)
     with jax.set_mesh(mesh):
         compiling_threads.clear()
-        with compiled_ahead(step, state, batch) as ahead:
+        with compiled_ahead(lambda: (step, state, batch)) as ahead:
             jax.block_until_ready(ahead(state, batch))
     assert len(compiling_threads) == 1
     assert compiling_threads[0].startswith("compiler")
@@ -59,7 +59,7 @@ def test_updates_are_those_of_the_step_itself(problem, begin):
         step, state, batch = begin(mesh)
         with jax.set_mesh(mesh):
             if ahead:
-                with compiled_ahead(step, state, batch) as step:
+                with compiled_ahead(lambda made=(step, state, batch): made) as step:
                     results.append(jax.device_get(step(state, batch)))
             else:
                 results.append(jax.device_get(step(state, batch)))
@@ -74,7 +74,20 @@ def test_what_is_wrong_with_a_program_is_raised_by_its_first_call(problem, begin
     step, state, batch = begin(mesh, wrong)
     with (
         jax.set_mesh(mesh),
-        compiled_ahead(step, state, batch) as step,
+        compiled_ahead(lambda: (step, state, batch)) as ahead,
         pytest.raises(ValueError, match="no such loss"),
     ):
-        step(state, batch)
+        ahead(state, batch)
+
+
+def test_whoever_leaves_before_the_first_call_does_not_wait(problem):
+    """Bad input is told at once, however long the compiler takes."""
+    left = threading.Event()
+
+    def make():
+        assert left.wait(timeout=60)
+        raise ValueError("never asked for")
+
+    with jax.set_mesh(problem.make_mesh(1)), compiled_ahead(make):
+        pass
+    left.set()

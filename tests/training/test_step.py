@@ -97,7 +97,7 @@ def test_step_is_traced_and_compiled_once(problem, caplog):
         state, step = start(problem, chex.assert_max_traces(problem.loss_fn, n=1))
         for n in range(4):
             state, _ = step(state, problem.place(problem.host_batch(n), microbatches=2))
-    compilations = [record for record in caplog.records if record.getMessage().startswith("Compiling jit(step)")]
+    compilations = [record for record in caplog.records if record.getMessage().startswith("Compiling jit(train_step)")]
     assert len(compilations) == 1
 
 
