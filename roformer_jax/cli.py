@@ -26,6 +26,7 @@ USAGE = """usage: python -m roformer_jax COMMAND ...
   plan CONFIG --topology v5e:4x4 [...]    memory, step time and cost of a run on chips that need not be there
   evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
   predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
+  translate RUN [--input F] [--output F]  a translation of every line of a text; standard input and output without F
   generate RUN --prompt TEXT              a causal language model's continuation of a text, written as it comes
   length RUN ... --lengths 512 1024       the held-out loss of language models at other lengths: a table and a curve
   import CHECKPOINT --output RUN          a run made of a Hugging Face checkpoint: RoFormer, RoFormerV2, BERT
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plan": experiments.plan,
     "evaluate": runs.evaluate,
     "predict": runs.predict,
+    "translate": runs.translate,
     "generate": runs.generate,
     "length": runs.length,
     "import": exchange.import_checkpoint,

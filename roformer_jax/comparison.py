@@ -57,10 +57,14 @@ class Comparison:
         page.parent.mkdir(parents=True, exist_ok=True)
         figure = page.parent / page.stem / f"{self.name}.svg"
         draw_curves(figure, {e: [metrics[e, s] for s in self.seeds] for e in self.encodings}, self.metric)
-        lines = section(self, metrics, figure.relative_to(page.parent))
+        lines = [*section(self, metrics, figure.relative_to(page.parent)), *self.more_lines()]
         text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
         page.write_text(with_section(text, self.name, lines), encoding="utf-8")
         print("\n".join(lines) + f"\n\nwritten to {page} and {figure}")
+
+    def more_lines(self) -> list[str]:
+        """What a kind of comparison adds to its section, when all runs are complete."""
+        return []
 
     def varied(self, encoding: str, seed: int) -> Experiment:
         """The experiment with one position encoding and seed; nothing else differs."""

@@ -130,6 +130,8 @@ def load_finished(run: Path) -> Finished:
       DamagedError: every checkpoint is damaged.
     """
     experiment = load_experiment(run)
+    if experiment.head == "translation":
+        raise InputError(f"{run} is a Translation run, and export takes {KINDS}: it has no form for two texts")
     labels = label_names(run) if isinstance(experiment, FineTuning) else ()
     params = restore_params(run / CHECKPOINTS)
     return Finished(experiment, params, labels, load_tokenizer(run / TOKENIZER))

@@ -26,3 +26,21 @@ def training_flops(config: RoFormerConfig, *, tokens: int, length: int, predicti
     layer = 4 * width**2 + 2 * width * config.intermediate_size + 2 * width * mixed
     head = width**2 + width * outputs
     return 6.0 * (tokens * config.num_hidden_layers * layer + predictions * head)
+
+
+def translation_flops(config: RoFormerConfig, *, tokens: int, length: int) -> float:
+    """FLOPs as `training_flops` counts them, of an encoder-decoder that reads as many places on both sides.
+
+    An encoder without a head, a decoder with one, and in each layer of that cross-attention, 6 tokens (4 M^2 + 2 M S):
+    its queries and output at the target's places, its keys and values at the source's.
+
+    Args:
+      config: the model.
+      tokens: places of the batch on either side.
+      length: places of a row, S.
+    """
+    encoder = training_flops(config, tokens=tokens, length=length, predictions=0, outputs=0)
+    decoder = training_flops(config, tokens=tokens, length=length, predictions=tokens, outputs=config.vocab_size)
+    width = config.hidden_size
+    crossed = 6.0 * tokens * config.num_hidden_layers * (4 * width**2 + 2 * width * length)
+    return encoder + decoder + crossed

@@ -10,6 +10,7 @@ import numpy as np
 
 from roformer_jax.data.examples import Examples, examples_from_table
 from roformer_jax.data.glue import GLUE, read_glue
+from roformer_jax.data.pairs import read_lines
 from roformer_jax.data.sources import read_table
 from roformer_jax.data.vocabulary import fitting_tokenizer
 from roformer_jax.errors import InputError
@@ -21,11 +22,13 @@ from roformer_jax.pretraining import Pretraining
 from roformer_jax.run_folder import CHECKPOINTS, CONFIG, DATA, TOKENIZER, from_json, read_json
 from roformer_jax.sharding import MeshConfig, make_mesh, parameter_shardings
 from roformer_jax.tasks.classification import Predictor, pack
-from roformer_jax.tasks.predictions import write_predictions, write_submission
-from roformer_jax.training.checkpoint import restore_params
+from roformer_jax.tasks.predictions import write_lines, write_predictions, write_submission
+from roformer_jax.tasks.translating import Translations
+from roformer_jax.training.averaging import average_newest
+from roformer_jax.translation import Translation
 from roformer_jax.typing import PyTree
 
-KINDS = {kind.__name__: kind for kind in (Pretraining, DocumentLM, ByteLM, Classification, Glue)}
+KINDS = {kind.__name__: kind for kind in (Pretraining, DocumentLM, ByteLM, Classification, Glue, Translation)}
 
 
 def load_experiment(run: Path) -> Experiment:
@@ -41,14 +44,14 @@ def load_experiment(run: Path) -> Experiment:
     return from_json(kind, values | {"run_dir": str(run)})
 
 
-def load_params(run: Path, model: Model, mesh: jax.sharding.Mesh) -> PyTree:
-    """The newest parameters of a run, placed on the mesh.
+def load_params(run: Path, model: Model, mesh: jax.sharding.Mesh, averaged: int = 1) -> PyTree:
+    """The newest parameters of a run, or the mean of so many, placed on the mesh.
 
     Raises:
       InputError: no checkpoint, or one of another architecture.
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    saved = restore_params(run / CHECKPOINTS)
+    saved = average_newest(run / CHECKPOINTS, averaged)
     if jax.tree.map(lambda leaf: leaf.shape, saved) != jax.tree.map(lambda leaf: leaf.shape, shapes):
         raise InputError(f"{run}: the checkpoint does not hold the model that {CONFIG} describes")
     return jax.device_put(saved, parameter_shardings(mesh, shapes, model.axes))
@@ -57,7 +60,7 @@ def load_params(run: Path, model: Model, mesh: jax.sharding.Mesh) -> PyTree:
 def self_contained(experiment: Experiment, run: Path) -> Experiment:
     """The experiment with the tokenizer in the run's own folder: what it once started from may be gone."""
     own: dict[str, Any] = {"tokenizer": str(run)}
-    if isinstance(experiment, Pretraining | DocumentLM):
+    if isinstance(experiment, Pretraining | DocumentLM | Translation):
         own = {"data": dataclasses.replace(experiment.data, **own)}
     if isinstance(experiment, ByteLM):
         own = {}
@@ -65,12 +68,33 @@ def self_contained(experiment: Experiment, run: Path) -> Experiment:
 
 
 def evaluate(run: Path) -> dict[str, float]:
-    """The metrics of a run's newest checkpoint on its held-out data."""
+    """The metrics of a run on its held-out data: of its newest checkpoint, or of the mean of them that translates."""
     experiment = self_contained(load_experiment(run), run)
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
         task = experiment.prepare(mesh)
-        return task.evaluate(load_params(run, task.model, mesh))
+        averaged = experiment.averaged if isinstance(experiment, Translation) else 1
+        return task.evaluate(load_params(run, task.model, mesh, averaged))
+
+
+def translate(run: Path, source: str, output: Path) -> Translations:
+    """Translate the lines of a text with the mean of a run's newest checkpoints, and write a line for each.
+
+    Args:
+      run: of a translation experiment.
+      source: a UTF-8 text file, plain or .gz, a sentence a line; "-" is the standard input.
+      output: the file to write; "-" is the standard output.
+
+    Raises:
+      InputError: a run of another kind, or a text that cannot be read or has an empty line.
+    """
+    experiment = load_experiment(run)
+    if not isinstance(experiment, Translation):
+        raise InputError(f"{run} is a {type(experiment).__name__} run; translate needs one of Translation")
+    texts = read_lines(source)
+    translations = experiment.interpreter(run).translate(texts, source)
+    write_lines(output, translations.texts)
+    return translations
 
 
 def label_names(run: Path) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
-"""What uses finished runs: evaluate, predict, generate, length."""
+"""What uses finished runs: evaluate, predict, translate, generate, length."""
 
 import itertools
 import re
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,34 @@ def predict(arguments: list[str]) -> None:
     for file in files:
         if str(file) != "-":
             print(f"wrote {file}")
+
+
+def translate(arguments: list[str]) -> None:
+    """Translate a text, line by line."""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Translate:
+        """A translation of every line of a text, by beam search and the mean of a run's newest checkpoints."""
+
+        run: tyro.conf.Positional[Path]
+        """Folder of a run of a translation model."""
+        input: str = "-"
+        """A UTF-8 text file, plain or .gz, a sentence a line; - is the standard input."""
+        output: Path = Path("-")
+        """The file to write; - is the standard output."""
+
+    options = parse(Translate, arguments, prog="python -m roformer_jax translate")
+    from roformer_jax import trained
+
+    began = time.perf_counter()
+    found = trained.translate(options.run, options.input, options.output)
+    seconds = time.perf_counter() - began
+    print(
+        f"{len(found.texts):,} sentences, {found.tokens:,} tokens in {seconds:.1f} s, compilation included: "
+        f"{len(found.texts) / seconds:,.1f} sentences/s, {found.tokens / seconds:,.0f} tokens/s",
+        file=sys.stderr,
+    )
 
 
 def generate(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""WordPiece and byte tokenizers, trained, loaded and checked; ids out, never a special token the text asked for."""
+"""WordPiece, BPE and byte tokenizers, trained, loaded, checked; ids out, never a special token the text asked for."""
 
 import hashlib
 import json
@@ -145,6 +145,25 @@ def byte_tokenizer() -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(list(SPECIAL_TOKENS))
     return Tokenizer(backend, "byte tokenizer")
+
+
+def train_bpe(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
+    """Trains byte-pair encoding (Sennrich et al. 2016) on the bytes of words and the space before each, as GPT-2's.
+
+    Every text is the decoding of its ids, but for a space in front. Ids: special tokens, bytes, merges.
+
+    Raises:
+        InputError: `vocab_size` does not exceed special tokens and bytes.
+    """
+    if vocab_size <= FIRST_BYTE_ID + 256:
+        raise InputError(f"vocab_size={vocab_size} leaves no room for merges: special tokens and bytes are 261")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    kept = {"special_tokens": list(SPECIAL_TOKENS), "initial_alphabet": _byte_characters()}
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, **kept)
+    backend.train_from_iterator(texts, trainer)
+    return Tokenizer(backend, "trained tokenizer")
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from roformer_jax.data.files import PACKAGE_PREFIX, resolve
-from roformer_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer, train_wordpiece
+from roformer_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer, train_bpe, train_wordpiece
 from roformer_jax.errors import InputError
 
 BYTES = "bytes"
@@ -48,10 +48,39 @@ def tokenizer_for(
     """
     if path is not None:
         return fitting_tokenizer(path, vocab_size)
-    key = hashlib.sha256(f"wordpiece 2 {vocab_size} {lowercase} {digest(texts)}".encode()).hexdigest()
-    cached = Path(cache_dir) / f"tokenizer-{key[:16]}.json"
+    return cached_tokenizer(
+        f"wordpiece 2 {vocab_size} {lowercase} {digest(texts)}",
+        lambda: train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase),
+        vocab_size=vocab_size,
+        cache_dir=cache_dir,
+    )
+
+
+def bpe_for(path: str | None, texts: Sequence[str], *, vocab_size: int, cache_dir: str) -> Tokenizer:
+    """Load the tokenizer at `path`, or train byte-pair encoding of at most `vocab_size` tokens on `texts`.
+
+    Raises:
+      InputError: as `tokenizer_for`.
+    """
+    if path is not None:
+        return fitting_tokenizer(path, vocab_size)
+    return cached_tokenizer(
+        f"bpe 1 {vocab_size} {digest(texts)}",
+        lambda: train_bpe(texts, vocab_size=vocab_size),
+        vocab_size=vocab_size,
+        cache_dir=cache_dir,
+    )
+
+
+def cached_tokenizer(key: str, train: Callable[[], Tokenizer], *, vocab_size: int, cache_dir: str) -> Tokenizer:
+    """Read the tokenizer that `key` stands for from the cache, training it first if it is not there.
+
+    Raises:
+      InputError: it holds more tokens than the model's embedding, or the cache cannot be written.
+    """
+    cached = Path(cache_dir) / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if not cached.exists():
-        trained = train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
+        trained = train()
         partial = cached.with_suffix(f".{os.getpid()}.partial")
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)

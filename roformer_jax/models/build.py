@@ -19,7 +19,14 @@ from roformer_jax.typing import Array, PRNGKeyArray, PyTree
 
 Params = dict[str, Any]
 Head = Literal[
-    "encoder", "masked_lm", "causal_lm", "classifier", "multiple_choice", "token_classifier", "question_answering"
+    "encoder",
+    "masked_lm",
+    "causal_lm",
+    "classifier",
+    "multiple_choice",
+    "token_classifier",
+    "question_answering",
+    "translation",
 ]
 
 
@@ -127,6 +134,8 @@ def build(config: RoFormerConfig, head: Head, outputs: int) -> Model:
             return build_token_model(config, outputs)
         case "question_answering":
             return build_token_model(config, 2)
+        case "translation":
+            return build_translation(config)
 
 
 def build_decoder(config: RoFormerConfig) -> Decoder:

@@ -13,7 +13,9 @@ from roformer_jax.sharding import MeshConfig, parameter_shardings
 
 TABLES = Path(__file__).parent
 MESH = MeshConfig(fsdp=2, tensor=2, sequence=2)
-EXPERIMENTS_OF_ONE_MODEL = ("pretrain_small", "pretrain_base", "glue", "classify", "charlm_small", "enwik8_performer")
+EXPERIMENTS_OF_ONE_MODEL = (
+    "pretrain_small", "pretrain_base", "glue", "classify", "charlm_small", "enwik8_performer", "wmt14_ende",
+)  # fmt: skip
 CONFIGS = {name: Path(f"configs/{name}.py") for name in EXPERIMENTS_OF_ONE_MODEL}
 
 
