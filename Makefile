@@ -6,9 +6,10 @@ READY = $(VENV)/.ready
 AOT = $(VENV)/aot
 PEERS = .venv-peers
 BENCH = .venv-bench
+DOCS = .venv-docs
 PARALLEL = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: env quickstart test stress test-peers bench-peers lint format clean
+.PHONY: env quickstart test stress test-peers bench-peers docs lint format clean
 
 env: $(READY)
 
@@ -62,6 +63,16 @@ $(BENCH)/.ready:
 
 bench-peers: env $(BENCH)/.ready
 
+# The site, into docs/_build/html: the notebooks run, warnings are errors, and once set up the network is not needed.
+$(DOCS)/.ready: requirements.txt requirements-docs.txt pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/python -m sphinx --fresh-env --fail-on-warning --nitpicky --quiet docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-* .pytest_cache .ruff_cache .hypothesis build dist *.egg-info cache runs
+	rm -rf $(VENV) $(PEERS) .venv-* .pytest_cache .ruff_cache .hypothesis build dist *.egg-info cache runs docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
