@@ -19,6 +19,7 @@ from roformer_jax.tasks.task import Problem, Task
 from roformer_jax.tasks.translating import Interpreter, source_ids
 from roformer_jax.tasks.translation import translation_problem, translation_task
 from roformer_jax.training.averaging import average_newest
+from roformer_jax.training.loop import TrainingConfig
 
 BLEU = "bleu.json"  # in the run's folder: score and signature of every test
 TRANSLATIONS = "translations"  # folder of the translations of the tests
@@ -28,6 +29,7 @@ TRANSLATIONS = "translations"  # folder of the translations of the tests
 class Translation(Experiment):
     """An encoder-decoder RoFormer that translates, or the same model with other positions."""
 
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(keep=5))
     data: PairsConfig = field(default_factory=PairsConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     label_smoothing: float = 0.1

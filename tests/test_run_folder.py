@@ -29,10 +29,13 @@ from roformer_jax.run_folder import (
     write_json,
 )
 from roformer_jax.sharding import MeshConfig
+from roformer_jax.tasks.beam_search import SearchConfig
 from roformer_jax.tasks.corpus import CorpusConfig, StreamConfig
+from roformer_jax.tasks.parallel_corpus import PairsConfig
 from roformer_jax.trained import KINDS
 from roformer_jax.training.loop import TrainingConfig
 from roformer_jax.training.optimizer import OptimizerConfig
+from roformer_jax.translation import Translation
 
 COMMON = dict(
     run_dir="runs/x",
@@ -57,6 +60,13 @@ DISTINCT = {  # no field that matters is left at its default
         data=TableConfig(path="a.csv", validation_path="b.csv", text_columns=("q", "a"), regression=True),
     ),
     "Glue": Glue(**COMMON, task="stsb", folder="tfds:glue", tokenizer="vocab.txt", lowercase=False),
+    "Translation": Translation(
+        **COMMON | {"init_from": None},
+        data=PairsConfig(source="a.en.gz", target="a.de", test_source=("b.en", "c.en"), test_target=("b.de", "c.de")),
+        search=SearchConfig(beam=3, length_penalty=1.0),
+        label_smoothing=0.0,
+        averaged=2,
+    ),
 }
 BASE = Pretraining(run_dir="run")
 DATA_OF_RUN = {"train": "0123", "label_names": ["a", "b"]}

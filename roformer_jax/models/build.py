@@ -1,5 +1,6 @@
 """From modules to functions: `init(key) -> params`, a plain nested dict of arrays, and `apply(params, ...)`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -159,6 +160,7 @@ def build_decoder(config: RoFormerConfig) -> Decoder:
     return Decoder(lambda batch, capacity: empty_cache(config, batch, capacity), extend)
 
 
+@functools.cache
 def build_translator(config: RoFormerConfig) -> Translator:
     """The encoder-decoder for writing translations: its parameters are those of `build_translation`.
 
@@ -167,6 +169,8 @@ def build_translator(config: RoFormerConfig) -> Translator:
 
     `init_cache(rows, capacity)` and `extend(params, ids_RT, counts_R, memory, cache)` are as in `build_decoder`. There
     may be a multiple of B rows: the continuations of a source follow one another.
+
+    Remembered, so that a program that takes these functions is compiled once for every config.
     """
     graphdef = graph_of(lambda rngs: RoFormerForTranslation(config, rngs=rngs))
 

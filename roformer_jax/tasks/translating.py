@@ -22,12 +22,10 @@ class Translations(NamedTuple):
 
     Attributes:
       texts: the translations.
-      scores: log-probability over length penalty of each.
       tokens: how many were written, ends not counted.
     """
 
     texts: list[str]
-    scores: list[float]
     tokens: int
 
 
@@ -64,36 +62,37 @@ class Interpreter:
           InputError: as `source_ids`.
         """
         sources = source_ids(texts, self._tokenizer, self._model, where)
-        found: dict[int, tuple[np.ndarray, float]] = {}
+        found: dict[int, np.ndarray] = {}
         for members in of_like_lengths(sources):
             found |= dict(zip(members, self._search_for([sources[i] for i in members]), strict=True))
-        ids, scores = zip(*(found[i] for i in range(len(sources))), strict=True)
-        return Translations(
-            [self._tokenizer.decode(target).strip() for target in ids], list(scores), sum(map(len, ids))
-        )
+        targets = [found[i] for i in range(len(sources))]
+        return Translations([self._tokenizer.decode(ids).strip() for ids in targets], sum(map(len, targets)))
 
-    def _search_for(self, sources: list[np.ndarray]) -> Iterator[tuple[np.ndarray, float]]:
-        """Ids and score of the best translation of each of at most `SENTENCES` sources."""
+    def _search_for(self, sources: list[np.ndarray]) -> list[np.ndarray]:
+        """Ids of the best translation of each of at most `SENTENCES` sources."""
         length = SHORTEST
         while length < max(map(len, sources)):
             length *= 2
+        length = self._within_positions(length)
         ids_BS = np.full((SENTENCES, length), self._tokenizer.pad_id, np.int32)
         lengths_B = np.zeros(SENTENCES, np.int32)
         for row, source in enumerate(sources):
             ids_BS[row, : len(source)], lengths_B[row] = source, len(source)
-        longest = length + MARGIN
-        if self._model.position_encoding == "learned":
-            longest = min(longest, self._model.max_position_embeddings)
+        longest = self._within_positions(length + MARGIN)
         tokenizer = self._tokenizer
-        result = beam_search(
+        found = beam_search(
             self._translator, self._params, ids_BS, (np.arange(length)[None] < lengths_B[:, None]).astype(np.int32),
             np.where(lengths_B > 0, np.minimum(lengths_B + MARGIN, longest), 1).astype(np.int32),
             capacity=longest, config=self._search, start=tokenizer.cls_id, end=tokenizer.sep_id,
             never=(tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.mask_id),
         )  # fmt: skip
-        tokens_BT, counts_B, scores_B = (np.asarray(part) for part in (result.tokens, result.lengths, result.scores))
-        for row in range(len(sources)):
-            yield tokens_BT[row, : counts_B[row]], float(scores_B[row])
+        tokens_BT, counts_B = np.asarray(found.tokens), np.asarray(found.lengths)
+        return [tokens_BT[row, : counts_B[row]] for row in range(len(sources))]
+
+    def _within_positions(self, length: int) -> int:
+        """So many tokens, or as many as the model has positions for."""
+        learned = self._model.position_encoding == "learned"
+        return min(length, self._model.max_position_embeddings) if learned else length
 
 
 def of_like_lengths(sources: Sequence[np.ndarray]) -> Iterator[list[int]]:

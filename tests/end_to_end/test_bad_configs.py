@@ -4,6 +4,7 @@ The fields are found in the dataclasses. One that is added is tried with all tha
 has to be positive and finite. Where a field takes more than others of its type, or less, that is said here.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -20,12 +21,13 @@ from roformer_jax.trained import KINDS
 
 MAY_BE_ZERO = {
     "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "optimizer.warmup", "optimizer.weight_decay",
-    "optimizer.b1", "optimizer.b2", "seed", "model.type_vocab_size",
+    "optimizer.b1", "optimizer.b2", "seed", "model.type_vocab_size", "label_smoothing", "search.length_penalty",
 }  # fmt: skip
 MAY_BE_MINUS_ONE = {"mesh.data"}  # all devices that remain
 MAY_BE_INFINITE = {"optimizer.clip_norm", "training.spike_sigmas"}  # nothing is clipped, no loss is a spike
 BELOW_ONE = {
     "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "optimizer.b1", "optimizer.b2", "data.holdout",
+    "label_smoothing",
 }  # fmt: skip
 AT_MOST_ONE = {"masking.probability"}
 NEW_FOLDERS = {"run_dir", "cache_dir"}  # take every name but that of a file
@@ -122,12 +124,17 @@ def good(tmp_path_factory, table) -> dict[str, list[str]]:
     common = [*model, "--training.batch-size", "8", "--training.steps", "10"]
     of_table = [*common, "--data.path", str(table), "--data.holdout", "0.2"]
     of_rows = [*of_table, "--data.length", "32"]
+    lines = tmp_path_factory.mktemp("pairs") / "lines.txt"
+    lines.write_text("\n".join(f"ape {i} bat" for i in range(40)), encoding="utf-8")
+    pairs = [part for name in ("", "heldout-", "test-") for side in ("source", "target")
+             for part in (f"--data.{name}{side}", str(lines))]  # fmt: skip
     return {
         "Pretraining": of_rows,
         "DocumentLM": of_rows,
         "ByteLM": of_rows,
         "Classification": [*of_table, "--length", "64"],
         "Glue": [*common, "--task", "rte", "--folder", str(glue), "--length", "64"],
+        "Translation": [*common, *pairs, "--data.length", "32"],
     }
 
 
@@ -143,6 +150,8 @@ def start(here, monkeypatch, good, tmp_path) -> Callable[..., Any]:
         raise Started
 
     monkeypatch.setattr(roformer_jax.experiment, "initial_params", stop)
+    # Nothing is trained here: a program for every refused value would be compiled long after its refusal.
+    monkeypatch.setattr(roformer_jax.experiment, "begun", lambda *_: contextlib.nullcontext())
     for kind in KINDS:
         folders = f"run_dir={str(tmp_path / 'run')!r}, cache_dir={str(tmp_path / 'cache')!r}"
         source = f"from roformer_jax.trained import KINDS\n\n\ndef get_config():\n    return KINDS[{kind!r}]({folders})"

@@ -66,7 +66,7 @@ def test_help_of_a_config_shows_every_field_with_its_meaning_and_default(configs
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shipped_config_is_a_known_experiment(configs, name):
-    assert configs[name]["experiment"] in {*KINDS, "Quickstart", "Comparison", "GlueTable"}
+    assert configs[name]["experiment"] in {*KINDS, "Quickstart", "Comparison", "GlueTable", "TranslationComparison"}
 
 
 def test_the_base_config_has_the_paper_s_sizes(configs):
