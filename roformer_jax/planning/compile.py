@@ -15,6 +15,7 @@ from roformer_jax.planning.collectives import Traffic, collectives
 from roformer_jax.planning.hlo import parse
 from roformer_jax.planning.memory_traffic import Bytes, bytes_moved
 from roformer_jax.sharding import make_mesh
+from roformer_jax.update import make_update, placed
 
 OUT_OF_MEMORY = (  # libtpu's words for the temporaries alone, and for everything
     re.compile(r"HLO temporaries \((?P<size>[\d.]+)(?P<unit>[KMGT])\) exceeds"),
