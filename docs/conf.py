@@ -16,6 +16,7 @@ from roformer_jax import __version__  # noqa: E402
 os.environ |= {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     "PYTHONPATH": str(DOCS),
+    "JUPYTER_PATH": str(DOCS / "site_parts" / "jupyter"),
     "JAX_PLATFORMS": "cpu",
 }
 
@@ -36,10 +37,7 @@ extensions = [
 exclude_patterns = ["_build", "examples", "results"]
 nitpicky = True
 suppress_warnings = ["ref.python"]  # "length" in the shape of an array is no reference to a field of that name
-nitpick_ignore_regex = [
-    ("py:.*", r"(?!roformer_jax\.).*"),  # types of other libraries: their pages are elsewhere
-    ("py:class", r"roformer_jax\.(cells|models\.\w+|rope\.layouts)\.[A-Z]\w*"),  # types inside, not for users
-]
+nitpick_ignore_regex = [("py:.*", ".*")]  # types of signatures: of other libraries, or inside this one
 
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["mermaid"]
@@ -48,7 +46,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_ipywidgets_js = {}  # would come from elsewhere
