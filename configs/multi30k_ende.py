@@ -8,7 +8,7 @@ r"""English captions into German: an encoder-decoder RoFormer on Multi30k, the p
 
 The files are those of data/task1/raw in https://github.com/multi30k/dataset (research use); any two line-aligned files
 will do, plain or .gz.
-Devices: two CPU cores.
+Devices: two CPU cores; made for some 40 minutes on them, not measured yet.
 """
 
 from roformer_jax.models import RoFormerConfig

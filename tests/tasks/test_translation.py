@@ -19,7 +19,7 @@ from tests.models.parameters import random_params
 from tests.tasks.made_up import LENGTH, WORDS, mesh_of
 
 EPS = float(np.finfo(np.float32).eps)
-VOCAB, STEPS, SMOOTHING = 300, 5, 0.1
+VOCAB, ROWS, SMOOTHING = 300, 8, 0.1
 MODEL = RoFormerConfig(
     vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
     hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
@@ -48,7 +48,7 @@ def corpus(config, cache_dir):
 
 
 def experiment(config, cache_dir, **fields):
-    training = TrainingConfig(batch_size=8, microbatches=2, steps=STEPS, keep=5)
+    training = TrainingConfig(batch_size=8, microbatches=2, steps=10, keep=5)
     return Translation(run_dir="-", model=MODEL, data=config, training=training, cache_dir=cache_dir, **fields)
 
 
@@ -59,7 +59,7 @@ def test_the_smoothed_loss_is_its_formula_over_the_tokens_that_are_no_padding():
     model = Model(init=lambda key: {}, apply=lambda *arguments, **keywords: jnp.asarray(logits), axes={})
     batch = {"labels": labels, "segment_ids": segments, "ids": labels, "source_ids": labels}
     batch = {name: jnp.asarray(array) for name, array in (batch | {"source_segment_ids": segments}).items()}
-    sums = translation_loss(model, SMOOTHING)({}, batch, None)
+    sums = jax.jit(translation_loss(model, SMOOTHING), static_argnums=2)({}, batch, None)
     wide = logits.astype(np.float64)
     log_probs = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
     wanted = (1 - SMOOTHING) * np.eye(11)[labels] + SMOOTHING / 11
@@ -72,45 +72,56 @@ def test_the_smoothed_loss_is_its_formula_over_the_tokens_that_are_no_padding():
     assert sums["accuracy"] == (logits.argmax(axis=-1) == labels)[real].sum()
 
 
-def test_packed_pairs_have_the_loss_they_have_alone(corpus):
-    loss = jax.jit(translation_loss(build_translation(MODEL), SMOOTHING), static_argnums=2)
-    row = next(row for row in map(corpus.train.__getitem__, range(len(corpus.train))) if row["segment_ids"].max() > 2)
-    pairs = range(1, row["segment_ids"].max() + 1)
-    alone = {name: np.zeros((len(pairs), LENGTH), np.int32) for name in row}
-    for i, pair in enumerate(pairs):
-        for name in row:
-            values = row[name][row["source_segment_ids" if name.startswith("source") else "segment_ids"] == pair]
-            alone[name][i, : len(values)] = 1 if name.endswith("segment_ids") else values
-    packed = {name: np.zeros_like(rows) for name, rows in alone.items()}
-    for name in packed:
-        packed[name][0] = row[name]
-    params = random_params(build_translation(MODEL), scale=0.1)
-    expected, found = loss(params, alone, None), loss(params, packed, None)
+@pytest.fixture(scope="module")
+def trained():
+    """Parameters, and loss sums and gradient of a batch of `ROWS` rows: compiled once for one device."""
+    model = build_translation(MODEL)
+    loss = translation_loss(model, SMOOTHING)
+
+    @jax.jit
+    def sums_and_gradient(params, batch):
+        def total(params):
+            sums = loss(params, batch, None)
+            return sums["loss"], sums
+
+        gradient, sums = jax.grad(total, has_aux=True)(params)
+        return sums, gradient
+
+    return model, random_params(model, scale=0.1), sums_and_gradient
+
+
+def test_packed_pairs_have_the_loss_they_have_alone(corpus, trained):
+    _, params, sums_and_gradient = trained
+    rows = map(corpus.train.__getitem__, range(len(corpus.train)))
+    row = next(row for row in rows if 2 < row["segment_ids"].max() <= ROWS)
+    packed, alone = ({name: np.zeros((ROWS, LENGTH), np.int32) for name in row} for _ in range(2))
+    for name, values in row.items():
+        packed[name][0] = values
+        segments = row["source_segment_ids" if name.startswith("source") else "segment_ids"]
+        for i in range(row["segment_ids"].max()):
+            of_pair = values[segments == i + 1]
+            alone[name][i, : len(of_pair)] = 1 if name.endswith("segment_ids") else of_pair
+    (expected, _), (found, _) = sums_and_gradient(params, alone), sums_and_gradient(params, packed)
     assert expected["weight"] == found["weight"] > 2
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=500 * EPS)  # sums of some 300 terms a logit
 
 
-def test_loss_and_gradient_are_those_of_one_device(corpus):
+def test_loss_and_gradient_are_those_of_one_device(corpus, trained):
     """Rows, heads, tokens of a row and widths are split."""
-    model = build_translation(MODEL)
-    rows = [corpus.train[i] for i in range(4)]
-    batch = {name: np.stack([row[name] for row in rows])[None] for name in rows[0]}
-    params = random_params(model, scale=0.1)
-
-    @jax.jit
-    def loss_and_gradient(params, batch):
-        loss, microbatch = translation_loss(model, SMOOTHING), {name: array[0] for name, array in batch.items()}
-        return jax.value_and_grad(lambda params: loss(params, microbatch, None)["loss"])(params)
-
-    loss, gradient = loss_and_gradient(params, batch)
+    model, params, sums_and_gradient = trained
+    rows = [corpus.train[i] for i in range(ROWS)]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    sums, gradient = sums_and_gradient(params, batch)
     mesh = mesh_of(8, fsdp=2, tensor=2, sequence=2)
     with jax.set_mesh(mesh):
         shardings = parameter_shardings(mesh, jax.eval_shape(model.init, jax.random.key(0)), model.axes)
-        found = loss_and_gradient(jax.device_put(params, shardings), place_batch(batch, mesh))
-    np.testing.assert_allclose(found[0], loss, rtol=1e-5)
+        placed = place_batch({name: array[None] for name, array in batch.items()}, mesh)
+        microbatch = {name: array[0] for name, array in placed.items()}
+        found, sharded = sums_and_gradient(jax.device_put(params, shardings), microbatch)
+    np.testing.assert_allclose(found["loss"], sums["loss"], rtol=1e-5)
     # Sums over some hundred tokens and widths; what is zero but for rounding is measured by the largest gradient.
     atol = 200 * EPS * max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
-    for leaf, expected in zip(jax.tree.leaves(found[1]), jax.tree.leaves(gradient), strict=True):
+    for leaf, expected in zip(jax.tree.leaves(sharded), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=atol)
 
 
