@@ -8,7 +8,8 @@ r"""Does RoPE translate better? A small `multi30k_ende` with it, sinusoidal and 
 
 The paper's section 4.1 compares RoPE with sinusoidal positions, one run each. newstest2014 is news, out of the domain
 of captions, and its sentences are longer. Loss and BLEU go to docs/results.md.
-Devices: two CPU cores; made for some 100 minutes on them, not measured yet; an interrupted comparison goes on where it stopped.
+Devices: two CPU cores; made for some 100 minutes on them, not measured yet. An interrupted comparison goes on where it
+stopped.
 """
 
 import dataclasses
