@@ -43,6 +43,7 @@ def child(started: float, arguments: list[str]) -> None:
         started: when the process was started, by `time.time()`.
         arguments: of `train.py`.
     """
+    from roformer_jax.commands.experiments import train
     from roformer_jax.commands.parsing import load_config
 
     load_config(Path(arguments[0]))  # imports what the experiment needs
@@ -67,7 +68,7 @@ def child(started: float, arguments: list[str]) -> None:
     prepare = noting(preparing, Pretraining.prepare)
     with mock.patch.object(Pretraining, "prepare", prepare), mock.patch.object(Reporter, "update", update):
         try:
-            cli.train(arguments)
+            train(arguments)
         except FirstUpdate:
             ended = time.time()
     seconds = {"compilation": covered(compiling), "imports": imported - started}
