@@ -8,6 +8,7 @@ PEERS = .venv-peers
 BENCH = .venv-bench
 DOCS = .venv-docs
 PARALLEL = -n auto --maxprocesses 4 --dist loadfile
+TESTS ?=
 
 .PHONY: env quickstart test stress test-peers bench-peers docs lint format clean
 
@@ -23,7 +24,7 @@ quickstart: env
 	$(BIN)/python train.py configs/quickstart.py
 
 test: env $(AOT)/.ready
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 # The faults of tests/reliability in large numbers: about ten minutes on two cores.
 stress: env

@@ -1,6 +1,7 @@
 """The picture of the rooms is true: who imports whom, what is confined where, and what the library loads."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -89,14 +90,17 @@ CONFINED = {  # third-party name -> the only places that may import it
 }
 
 
+@functools.cache
 def imports(path):
     """(module, names) of every import statement, also those inside functions."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, ()) for alias in node.names)
+            found += [(alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module, tuple(alias.name for alias in node.names)
+            found.append((node.module, tuple(alias.name for alias in node.names)))
+    return found
 
 
 def room(path):

@@ -46,7 +46,9 @@ def _forward(x: Array, kernel: Array, *how) -> tuple[Array, tuple[Array, Array]]
 
 def _backward(contracted: int, dtype, out_sharding, residuals: tuple[Array, Array], cotangent: Array) -> tuple:
     def gradients(form, x, kernel, cotangent):
-        return jax.vjp(lambda *factors: form(*factors, contracted, dtype, out_sharding), x, kernel)[1](cotangent)
+        of_x = jax.linear_transpose(lambda x: form(x, kernel, contracted, dtype, out_sharding), x)
+        of_kernel = jax.linear_transpose(lambda kernel: form(x, kernel, contracted, dtype, out_sharding), kernel)
+        return *of_x(cotangent), *of_kernel(cotangent)
 
     return jax.lax.platform_dependent(
         *residuals, cotangent, cpu=partial(gradients, _as_matrices), default=partial(gradients, _by_axes)
