@@ -8,7 +8,7 @@ PEERS = .venv-peers
 BENCH = .venv-bench
 DOCS = .venv-docs
 PARALLEL = -n auto --maxprocesses 4 --dist loadfile
-TESTS ?=
+TESTS ?=  # more arguments of pytest
 
 .PHONY: env quickstart test stress test-peers bench-peers docs lint format clean
 
