@@ -43,7 +43,7 @@ from roformer_jax.training.step import TrainStep
 from roformer_jax.training.throughput import Loaded, Throughput, count_tokens
 from roformer_jax.training.writer import MetricsWriter, read_metrics
 from roformer_jax.typing import PyTree
-from roformer_jax.update import make_update
+from roformer_jax.update import Update, make_update
 from roformer_jax.warm_start import InitPositions, architecture_of, start_from
 
 COMPILED = "compiled"  # folder of the cache for compiled programs
@@ -184,11 +184,9 @@ def compiling(
 ) -> contextlib.AbstractContextManager[TrainStep]:
     """The update of a problem, compiled by a thread from now on."""
 
-    def make() -> tuple[TrainStep, TrainState, dict]:
+    def make() -> Update:
         key = jax.random.fold_in(_key(experiment.seed), TRAINING)
-        spikes = experiment.training.spike_sigmas
-        update = make_update(problem, experiment.optimizer, steps, mesh, key, spikes)
-        return update.step, update.state, update.batch
+        return make_update(problem, experiment.optimizer, steps, mesh, key, experiment.training.spike_sigmas)
 
     return compiled_ahead(make)
 

@@ -70,8 +70,8 @@ class Translation(Experiment):
         self.model.check_length(self.data.length)
         self.model.check_mesh(mesh.shape, self.data.length)
         corpus = prepare_pairs(self.data, vocab_size=self.model.vocab_size, cache_dir=self.cache_dir)
-        for path, (sources, _) in zip(self.data.test_source, read_tests(self.data).values(), strict=True):
-            source_ids(sources, corpus.tokenizer, self.model, path)
+        for test in corpus.tests:
+            source_ids(test.sources, corpus.tokenizer, self.model, test.path)
         return translation_task(
             corpus,
             self.model,
@@ -108,10 +108,8 @@ class Translation(Experiment):
     def measured(self, folder: Path) -> dict[str, dict[str, float | str]]:
         """BLEU of every test; the translations are written beside it."""
         interpreter, scores = self.interpreter(folder), {}
-        for path, (name, (sources, references)) in zip(
-            self.data.test_source, read_tests(self.data).items(), strict=True
-        ):
-            translations = interpreter.translate(sources, path).texts
-            write_lines(folder / TRANSLATIONS / f"{name}.txt", translations)
-            scores[name] = bleu(translations, references)._asdict()
+        for test in read_tests(self.data):
+            translations = interpreter.translate(test.sources, test.path).texts
+            write_lines(folder / TRANSLATIONS / f"{test.name}.txt", translations)
+            scores[test.name] = bleu(translations, test.references)._asdict()
         return scores

@@ -19,13 +19,11 @@ class Update(NamedTuple):
     """An update and the shapes of what it takes.
 
     Attributes:
-      problem: what it computes.
       step: `step(state, batch) -> (state, metrics)`.
       state: shape, dtype and sharding of every array of the training state.
       batch: the same of a batch, filled up with empty rows where the devices do not divide it, as `place_batch` does.
     """
 
-    problem: Problem
     step: TrainStep
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
@@ -38,7 +36,6 @@ def make_update(
     shapes = jax.eval_shape(problem.model.init, jax.eval_shape(lambda: jax.random.key(0)))
     optimizer = make_optimizer(config, steps, shapes)
     return Update(
-        problem=problem,
         step=make_train_step(problem.loss, optimizer, make_schedule(config, steps), key, spike_sigmas),
         state=abstract_state(problem, shapes, optimizer, mesh),
         batch=abstract_batch(problem, mesh),

@@ -52,7 +52,7 @@ def test_its_shapes_and_shardings_are_those_of_the_arrays_that_come(experiment, 
         state = create_state(params, make_optimizer(experiment.optimizer, STEPS, params))
         batch = place_batch(task.batches[0], mesh)
         update = make_update(experiment.problem(), experiment.optimizer, STEPS, mesh, jax.random.key(0), 3.0)
-    assert update.problem is task.problem
+    assert experiment.problem() is task.problem
     chex.assert_trees_all_equal_structs(update.state, state)
     assert jax.tree.leaves(update.state) == jax.tree.leaves(abstract(state))
     assert update.batch == {

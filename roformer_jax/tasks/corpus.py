@@ -74,10 +74,15 @@ class StreamConfig:
             raise InputError(f"data.first_bytes = {self.first_bytes} must be positive")
 
 
-def _check_rows(length: int, holdout: float) -> None:
-    """Refuse rows and splits that leave nothing to learn from."""
+def check_row_length(length: int) -> None:
+    """Refuse rows too short to learn from."""
     if length < SHORTEST_ROW:
         raise InputError(f"data.length = {length}: a row needs at least {SHORTEST_ROW} tokens")
+
+
+def _check_rows(length: int, holdout: float) -> None:
+    """Refuse rows and splits that leave nothing to learn from."""
+    check_row_length(length)
     if not 0 < holdout < 1:
         raise InputError(f"data.holdout = {holdout} must lie strictly between 0 and 1")
 

@@ -10,9 +10,7 @@ from roformer_jax.data.tokenizer import Tokenizer
 from roformer_jax.data.vocabulary import bpe_for, digest
 from roformer_jax.errors import InputError
 from roformer_jax.fields import check_types
-from roformer_jax.tasks.corpus import describe
-
-SHORTEST_ROW = 8  # tokens
+from roformer_jax.tasks.corpus import check_row_length, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +39,7 @@ class PairsConfig:
 
     def __post_init__(self):
         check_types(self, "data.")
-        if self.length < SHORTEST_ROW:
-            raise InputError(f"data.length = {self.length}: a row needs at least {SHORTEST_ROW} tokens")
+        check_row_length(self.length)
         if len(self.test_source) != len(self.test_target):
             raise InputError(
                 f"data.test_source names {len(self.test_source)} files and data.test_target {len(self.test_target)}: "
@@ -57,12 +54,23 @@ class PairsConfig:
         return tuple(Path(path).name.split(".")[0] for path in self.test_source)
 
 
+class BleuTest(NamedTuple):
+    """A text that is translated at the end."""
+
+    name: str
+    path: str
+    sources: list[str]
+    references: list[str]
+    """Their translations, line by line."""
+
+
 class ParallelCorpus(NamedTuple):
-    """Tokenised, packed pairs."""
+    """Tokenised, packed pairs, and the tests as they were read."""
 
     tokenizer: Tokenizer
     train: RowStore
     heldout: RowStore
+    tests: list[BleuTest]
     summary: dict[str, str]
     """What there is, in words, and how many pairs were left out."""
 
@@ -88,7 +96,7 @@ def prepare_pairs(config: PairsConfig, *, vocab_size: int, cache_dir: str) -> Pa
             raise InputError(f"data.{name} is not set: name a text file, e.g. --data.{name.replace('_', '-')} my/text")
     training = read_pairs(config.source, config.target)
     heldout_pairs = read_pairs(config.heldout_source, config.heldout_target)
-    read_tests(config)
+    tests = read_tests(config)
     tokenizer = bpe_for(config.tokenizer, [*training[0], *training[1]], vocab_size=vocab_size, cache_dir=cache_dir)
     train = packed(config.source, training, tokenizer, config, cache_dir)
     heldout = packed(config.heldout_source, heldout_pairs, tokenizer, config, cache_dir)
@@ -96,7 +104,7 @@ def prepare_pairs(config: PairsConfig, *, vocab_size: int, cache_dir: str) -> Pa
         name: f"{pairs_in(rows):,} of {len(sources):,} pairs, in the target {describe(rows)}"
         for name, rows, (sources, _) in (("training text", train, training), ("held-out text", heldout, heldout_pairs))
     }
-    return ParallelCorpus(tokenizer, train, heldout, summary)
+    return ParallelCorpus(tokenizer, train, heldout, tests, summary)
 
 
 def packed(
@@ -140,7 +148,7 @@ def pairs_in(rows: RowStore) -> int:
     return sum(int(rows[i]["segment_ids"].max()) for i in range(len(rows)))
 
 
-def read_tests(config: PairsConfig) -> dict[str, tuple[list[str], list[str]]]:
-    """Source lines and reference translations of every test, by its name."""
+def read_tests(config: PairsConfig) -> list[BleuTest]:
+    """Source lines and reference translations of every test."""
     files = zip(config.test_names, config.test_source, config.test_target, strict=True)
-    return {name: read_pairs(source, target) for name, source, target in files}
+    return [BleuTest(name, source, *read_pairs(source, target)) for name, source, target in files]
