@@ -214,6 +214,8 @@ class Checkpoints:
     def _give_up(self, error: Exception) -> None:
         """Leaves the save that failed, and what it had written so far."""
         step, self._writing = self._writing, None
+        with contextlib.suppress(Exception):  # waits for orbax's own notes of the step, written by another thread
+            self._manager.check_for_errors()
         self._clear()
         self._manager.reload()  # orbax counts it as saved
         self._tell_unsaved(step, _first_line(error))
