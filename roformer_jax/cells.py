@@ -1,62 +1,205 @@
-"""The finished cells of a table, each a small JSON file that is written at once or not at all."""
+"""Tables that grow cell by cell: a finished cell is a small JSON file, committed, and is not made again.
 
-from collections.abc import Mapping
+A cell is a run of an experiment. Its file holds what it measured, with the config, so that a page is written from the
+files alone and names the cells that are missing; cells of another config do not stand in one table.
+"""
+
+import math
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol, runtime_checkable
 
+from roformer_jax.distributed import on_first_process
 from roformer_jax.errors import InputError
-from roformer_jax.report.glue_table import Made
-from roformer_jax.run_folder import read_json, write_json
+from roformer_jax.experiment import Experiment, made
+from roformer_jax.run_folder import DATA, as_json, read_json, shaping, write_json
+from roformer_jax.training.writer import read_metrics
+
+SHOWN_MISSING = 6  # names of missing cells; the rest is counted
+PLACES = frozenset(
+    "folder init_from path validation_path tokenizer source target heldout_source heldout_target test_source "
+    "test_target".split()
+)  # fields that say where the input lies, which differs from machine to machine; data.json says what it was
 
 
-class Cell(NamedTuple):
-    """One fine-tuning."""
-
-    model: str
-    task: str
-    learning_rate: float
-    seed: int
+@runtime_checkable
+class Cell(Protocol):
+    """What tells a cell from the others."""
 
     @property
     def name(self) -> str:
-        """Its file under the folder of cells, without the suffix."""
-        return f"{self.model}/{self.task}-{self.learning_rate:g}-{self.seed}"
+        """Of its file, without the suffix."""
 
 
-class Cells:
-    """A folder of finished cells."""
+@dataclass(frozen=True, kw_only=True)
+class CellTable:
+    """Cells that are experiments, and a section of a page of results on them."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    name: str
+    """Of the section, of the folder of its cells and of its figure's file."""
+    command: str
+    """What makes the table, for the page."""
+    results: str = "docs/results.md"
+    """The page whose section is written; figures and finished cells lie in the folder of its name."""
+    minutes: float = math.inf
+    """Begin no other cell after so many; the same command goes on from there."""
+    cell: str | None = None
+    """Make this one again, and nothing else; none makes all that are missing."""
 
-    def has(self, cell: Cell) -> bool:
-        """Whether a cell is finished."""
-        return self._file_of(cell).exists()
+    def every(self) -> Iterable[Cell]:
+        """All cells that the table may have."""
+        raise NotImplementedError
 
-    def read(self, cell: Cell) -> Made | None:
-        """A cell that is finished; None if it is not.
+    def wanted(self) -> Iterable[Cell]:
+        """Those to make, in order; which the later ones are may depend on the earlier."""
+        return self.every()
+
+    def experiment_of(self, cell: Cell) -> Experiment:
+        """What a cell runs."""
+        raise NotImplementedError
+
+    def content_of(self, cell: Cell, experiment: Experiment, metrics: Mapping[str, float]) -> Mapping[str, Any]:
+        """What a cell's file holds beside what all have; `experiment` is complete and gave these metrics."""
+        raise NotImplementedError
+
+    def section(self) -> list[str]:
+        """The section's lines of Markdown, from the finished cells; its figure is drawn, too."""
+        raise NotImplementedError
+
+    def prepare(self, cell: Cell) -> None:
+        """Make what a cell starts from."""
+
+    def run(self) -> None:
+        """Make the cells that are missing, one after another, and write the page after each.
 
         Raises:
-          InputError: its file is damaged.
+          RunError: as every experiment; cells that are finished stay.
         """
-        file = self._file_of(cell)
+        if self.cell is not None:
+            self.make(self.cell_of(self.cell))
+            return
+        began = time.monotonic()
+        self.write_page()
+        while (cell := next(iter(self.missing()), None)) is not None:
+            if time.monotonic() - began > 60 * self.minutes:
+                print(f"{self.minutes:g} minutes are over: the same command goes on with {cell.name}")
+                return
+            self.make(cell)
+
+    def make(self, cell: Cell) -> None:
+        """Run a cell, write its file and the page, and remove the run."""
+        self.prepare(cell)
+        experiment = self.experiment_of(cell)
+        print(f"\n=== {cell.name} ===", flush=True)
+        metrics = experiment.run()
+
+        def write() -> None:
+            rows = read_metrics(experiment.run_dir)
+            self.write(cell, measured(experiment, metrics, rows) | dict(self.content_of(cell, experiment, metrics)))
+            shutil.rmtree(experiment.run_dir)
+            self.write_page()
+
+        on_first_process(write)
+
+    def missing(self) -> Iterable[Cell]:
+        """The cells that are not finished, in the order in which they are made."""
+        return (cell for cell in self.wanted() if not self.file_of(cell.name).exists())
+
+    def cell_of(self, name: str) -> Cell:
+        """The cell of that name.
+
+        Raises:
+          InputError: the table has none.
+        """
+        cells = {cell.name: cell for cell in self.every()}
+        if name not in cells:
+            raise InputError(f"cell = {name!r} is none of the table's; they are called like {next(iter(cells))}")
+        return cells[name]
+
+    @property
+    def folder(self) -> Path:
+        """Of the finished cells."""
+        return Path(self.results).with_suffix("") / self.name
+
+    def file_of(self, name: str) -> Path:
+        """Where a cell is, or will be."""
+        return self.folder / f"{name}.json"
+
+    def link_to(self, name: str) -> str:
+        """The file of a cell as the page names it."""
+        return self.file_of(name).relative_to(Path(self.results).parent).as_posix()
+
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """What is in a finished cell; None if it is not finished.
+
+        Raises:
+          InputError: its file is damaged, or was made by another config.
+        """
+        file = self.file_of(cell.name)
         if not file.exists():
             return None
         content = read_json(file)
-        missing = set(Made._fields) - set(content)
-        if missing:
-            raise InputError(f"{file} lacks {', '.join(sorted(missing))}; remove it to make the cell again")
-        return Made(**{name: content[name] for name in Made._fields})
+        old, new = content.get("config"), config_of(self.experiment_of(cell))
+        if not isinstance(old, dict):
+            raise InputError(f"{file} lacks its config; remove it to make the cell again")
+        changed = [name for name in sorted(set(old) | set(new)) if old.get(name) != new.get(name)]
+        if changed:
+            values = "; ".join(f"{name} was {old.get(name)!r}, now {new.get(name)!r}" for name in changed)
+            raise InputError(
+                f"{file} was made by another config, and one table has one: {values}; set that back, or remove the "
+                "file to make the cell again, or name another page with --results"
+            )
+        return content
 
     def write(self, cell: Cell, content: Mapping[str, Any]) -> None:
         """Write a finished cell."""
-        write_file(self._file_of(cell), content)
+        file = self.file_of(cell.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, content)
 
-    def _file_of(self, cell: Cell) -> Path:
-        return self._folder / f"{cell.name}.json"
+    def write_page(self) -> None:
+        """Write the section of the page, and its figure, from the cells that are finished.
+
+        A section that is there stays while no cell is finished: it was written by runs that left no cells.
+        """
+        page = Path(self.results)
+        text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+        if f"<!-- {self.name} -->" in text and not self.folder.exists():
+            return
+        lines = self.section()
+        if missing := [cell.name for cell in self.missing()]:
+            rest = f" and {len(missing) - SHOWN_MISSING} more" if len(missing) > SHOWN_MISSING else ""
+            lines += ["", f"Not made yet: {', '.join(missing[:SHOWN_MISSING])}{rest}. The same command goes on."]
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(with_section(text, self.name, lines), encoding="utf-8")
 
 
-def write_file(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file into a folder that is made if missing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, content)
+def measured(experiment: Experiment, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What every finished cell holds of its run."""
+    return {
+        "config": config_of(experiment),
+        "data": read_json(Path(experiment.run_dir) / DATA),
+        "metrics": dict(metrics),
+        "updates": rows[-1]["step"],
+        "seconds": round(sum(row["seconds"] for row in rows if row["kind"] == "train"), 1),
+        "made": made(),
+    }
+
+
+def config_of(experiment: Experiment) -> dict[str, Any]:
+    """What shapes an experiment, as dotted names, but for where its input lies."""
+    config = shaping(as_json(experiment))
+    return {name: value for name, value in config.items() if name.split(".")[-1] not in PLACES}
+
+
+def with_section(page: str, name: str, lines: Sequence[str]) -> str:
+    """The page with the section of that name in its place, or at the end."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    block = "\n".join([begin, *lines, end])
+    if begin not in page:
+        return f"{page.rstrip()}\n\n{block}\n"
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)

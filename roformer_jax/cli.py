@@ -23,6 +23,7 @@ USAGE = """usage: python -m roformer_jax COMMAND ...
 
   train CONFIG [--field.name value ...]   run the experiment of a config file; run again to continue
   table [CONFIG] [--minutes 60 ...]       the fair GLUE table, cell by cell; configs/glue_table.py without CONFIG
+  report [RUN ...]                        every table's finished cells, and runs, as docs/results.md and one HTML file
   plan CONFIG --topology v5e:4x4 [...]    memory, step time and cost of a run on chips that need not be there
   evaluate RUN                            metrics of a run's newest checkpoint on its held-out data
   predict RUN --output PATH [--input F]   labels and probabilities for a file; GLUE's submission files without --input
@@ -41,6 +42,7 @@ On several processes `train` takes --distributed (TPU pods, Slurm) or --coordina
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": experiments.train,
     "table": experiments.table,
+    "report": experiments.report,
     "plan": experiments.plan,
     "evaluate": runs.evaluate,
     "predict": runs.predict,

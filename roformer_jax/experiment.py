@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,6 +222,7 @@ def train(
             train_step=train_step,
             batches=batches,
             evaluate=task.evaluate,
+            evaluate_first=experiment.init_from is not None,
             checkpoints=checkpoints,
             reporter=Reporter(
                 writer,
@@ -255,11 +257,17 @@ def finish(folder: Path) -> dict[str, float]:
     last = [row for row in rows if row["kind"] == "eval"][-1]
     metrics = {name: value for name, value in last.items() if name not in ("step", "kind")}
     seconds = sum(row["seconds"] for row in rows if row["kind"] == "train")
-    write_json(folder / RESULTS, {"step": last["step"], "metrics": metrics, "training_seconds": round(seconds, 1)})
+    results = {"step": last["step"], "metrics": metrics, "training_seconds": round(seconds, 1), "made": made()}
+    write_json(folder / RESULTS, results)
     print(f"results after {last['step']} updates ({seconds:.0f} s of training), in {folder / RESULTS}:")
     for name, value in metrics.items():
         print(f"  {name:20s} {value:.4f}")
     return metrics
+
+
+def made() -> str:
+    """When, and by which versions."""
+    return f"{time.strftime('%Y-%m-%d')}, roformer_jax {__version__}, jax {jax.__version__}"
 
 
 def mfu_of(throughput: Throughput, device: jax.Device) -> str:

@@ -1,45 +1,54 @@
 """The fair table: GLUE for several position encodings that start from one checkpoint, with the same data and budget.
 
-A cell is one fine-tuning: a model, a task, a learning rate, a seed. A finished cell is a small JSON file, and is not
-made again; so the table grows run by run, and is committed with them. Models are the checkpoint as it is, and the
+A cell is one fine-tuning: a model, a task, a learning rate, a seed. Models are the checkpoint as it is, and the
 checkpoint after the same masked-LM adaptation with each position encoding, its own among them: so adaptation is not
 what is compared.
 """
 
 import dataclasses
 import itertools
-import math
-import shutil
 import statistics
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
-
-from roformer_jax import __version__
-from roformer_jax.cells import Cell, Cells, write_file
-from roformer_jax.comparison import with_section
+from roformer_jax.cells import CellTable
 from roformer_jax.data.glue import GLUE
 from roformer_jax.errors import InputError
+from roformer_jax.experiment import made
 from roformer_jax.fields import check_types
 from roformer_jax.finetuning import Glue, GlueName
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.report.glue_table import Made, draw_table, table_lines
-from roformer_jax.run_folder import read_json
+from roformer_jax.run_folder import read_json, write_json
 from roformer_jax.training.writer import read_metrics
 from roformer_jax.warm_start import InitPositions
 
 ORIGINAL = "original"  # the model that is fine-tuned from the checkpoint as it is
-SECTION = "glue"  # of the page
 SMALL_EPOCHS, LARGE_EPOCHS = 3.0, 1.0  # as the paper, except that it trains three epochs on large tasks too
 
 
+class Cell(NamedTuple):
+    """One fine-tuning."""
+
+    model: str
+    task: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its file under the folder of cells, without the suffix."""
+        return f"{self.model}/{self.task}-{self.learning_rate:g}-{self.seed}"
+
+
 @dataclass(frozen=True, kw_only=True)
-class GlueTable:
+class GlueTable(CellTable):
     """Every task x model x seed, the learning rate chosen for each model and task on the first seed."""
 
+    name: str = "glue"
+    command: str = "python -m roformer_jax table"
     adaptation: Pretraining
     """The masked-LM adaptation of every encoding; its init_from is the checkpoint, its run_dir the folder of all."""
     finetuning: Glue
@@ -54,16 +63,6 @@ class GlueTable:
     """The paper's grid, in the order in which it is tried."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the head's initialisation, the order of the data and dropout."""
-    cells: str = "docs/results/glue"
-    """Folder of the finished cells."""
-    results: str = "docs/results.md"
-    """The page whose section is written; its figure lies in the page's folder."""
-    command: str = "python -m roformer_jax table"
-    """What makes the table, for the page."""
-    minutes: float = math.inf
-    """Begin no other cell after so many; the same command goes on from there."""
-    cell: str | None = None
-    """Make this one again, e.g. rope/mrpc-5e-05-0, and nothing else; none makes all that are missing."""
 
     def __post_init__(self):
         check_types(self)
@@ -84,36 +83,14 @@ class GlueTable:
             raise InputError(f"a task stands once, and small_tasks are needed to choose learning rates, got {tasks}")
 
     @property
-    def store(self) -> Cells:
-        """The finished cells."""
-        return Cells(Path(self.cells))
-
-    @property
     def models(self) -> tuple[str, ...]:
         """Names of the models, in the order of the table."""
         return (ORIGINAL, *self.encodings)
 
-    def run(self) -> None:
-        """Make the cells that are missing, one after another, and write the page after each.
-
-        Raises:
-          RunError: as every experiment; cells that are finished stay.
-        """
-        if self.cell is not None:
-            print(line_of(self.make(self.cell_of(self.cell))))
-            return
-        began = time.monotonic()
-        self.write_page()
-        while (cell := self.next_cell()) is not None:
-            if time.monotonic() - began > 60 * self.minutes:
-                print(f"{self.minutes:g} minutes are over: the same command goes on with {cell.name}")
-                return
-            print(line_of(self.make(cell)), flush=True)
-            self.write_page()
-
-    def next_cell(self) -> Cell | None:
-        """The first cell that is not made; None if all are."""
-        return next((cell for cell in self.wanted() if not self.store.has(cell)), None)
+    def every(self) -> Iterator[Cell]:
+        """Every model, task, learning rate and seed."""
+        tasks = self.small_tasks + self.large_tasks
+        return (Cell(*four) for four in itertools.product(self.models, tasks, self.learning_rates, self.seeds))
 
     def wanted(self) -> Iterator[Cell]:
         """All cells in the order in which they are made; those of later seeds are known once learning rates are."""
@@ -131,40 +108,37 @@ class GlueTable:
         """The learning rate with the best mean score on these tasks, of the first seed."""
 
         def mean(rate: float) -> float:
-            return statistics.mean(self.store.read(Cell(model, task, rate, self.seeds[0])).score for task in tasks)
+            return statistics.mean(self.made(Cell(model, task, rate, self.seeds[0])).score for task in tasks)
 
         def is_tried(rate: float) -> bool:
-            return all(self.store.has(Cell(model, task, rate, self.seeds[0])) for task in tasks)
+            return all(self.file_of(Cell(model, task, rate, self.seeds[0]).name).exists() for task in tasks)
 
         tried = filter(is_tried, self.learning_rates)
         return max(tried, key=mean, default=self.learning_rates[0])
 
-    def make(self, cell: Cell) -> Made:
-        """Fine-tune, write the cell's file, and remove the run; the adaptation it starts from is made if need be."""
+    def prepare(self, cell: Cell) -> None:
+        """Make the adaptation that a cell starts from, if need be."""
         if cell.model != ORIGINAL:
             self.adapt(cell.model)
-        experiment = self.experiment_of(cell)
-        print(f"\n=== {cell.name} ===", flush=True)
-        metrics = experiment.run()
-        rows = read_metrics(experiment.run_dir)
-        seconds = sum(row["seconds"] for row in rows if row["kind"] == "train")
-        splits = experiment.splits()
-        task = GLUE[cell.task]
+
+    def content_of(self, cell: Cell, experiment: Glue, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """The cell, its score and what it was trained and measured on."""
+        splits, task = experiment.splits(), GLUE[cell.task]
         main = [value for name, value in metrics.items() if name.split("/")[-1] == task.metrics[-1]]
-        content = cell._asdict() | {
+        score = statistics.mean(main)
+        print(f"{cell.name}: {task.metrics[-1]} {score:.4f}", flush=True)
+        return cell._asdict() | {
             "metric": task.metrics[-1],
-            "score": statistics.mean(main),
-            "metrics": metrics,
-            "updates": rows[-1]["step"],
+            "score": score,
             "epochs": experiment.training.epochs,
             "training_examples": len(splits.train.texts),
             "evaluation_examples": {name: len(examples.texts) for name, examples in splits.evaluation.items()},
-            "seconds": round(seconds, 1),
-            "made": f"{time.strftime('%Y-%m-%d')}, roformer_jax {__version__}, jax {jax.__version__}",
         }
-        self.store.write(cell, content)
-        shutil.rmtree(experiment.run_dir)
-        return self.store.read(cell)
+
+    def made(self, cell: Cell) -> Made | None:
+        """A finished cell for the page; None if it is not finished."""
+        content = self.read(cell)
+        return content and Made(cell.name, **{name: content[name] for name in Made._fields[1:]})
 
     def adapt(self, encoding: str) -> None:
         """Run the masked-LM adaptation of an encoding, or what is left of it, and write its losses beside the cells."""
@@ -175,14 +149,15 @@ class GlueTable:
         print(f"\n=== adaptation: {encoding} ===", flush=True)
         experiment.run()
         rows = read_metrics(experiment.run_dir)
-        write_file(
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(
             file,
             {
                 "encoding": encoding,
                 "updates": rows[-1]["step"],
                 "minutes": round(sum(row["seconds"] for row in rows if row["kind"] == "train") / 60, 1),
                 "held_out_loss": {str(row["step"]): row["loss"] for row in rows if row["kind"] == "eval"},
-                "made": f"{time.strftime('%Y-%m-%d')}, roformer_jax {__version__}, jax {jax.__version__}",
+                "made": made(),
             },
         )
 
@@ -205,41 +180,24 @@ class GlueTable:
             training=dataclasses.replace(base.training, epochs=SMALL_EPOCHS if small else LARGE_EPOCHS),
         )
 
-    def cell_of(self, name: str) -> Cell:
-        """The cell of that name.
-
-        Raises:
-          InputError: the table has none.
-        """
-        tasks = self.small_tasks + self.large_tasks
-        cells = [Cell(*four) for four in itertools.product(self.models, tasks, self.learning_rates, self.seeds)]
-        for cell in cells:
-            if cell.name == name:
-                return cell
-        raise InputError(f"cell = {name!r} is none of the table's; they are called like {cells[0].name}")
-
     def adaptation_file(self, encoding: str) -> Path:
         """Where the losses of an adaptation are."""
-        return Path(self.cells) / encoding / "adaptation.json"
+        return self.file_of(f"{encoding}/adaptation")
 
-    def write_page(self) -> None:
-        """Write the section of the page, and its figure, from the cells that are finished."""
-        page = Path(self.results)
+    def section(self) -> list[str]:
+        """A figure, a table of means over seeds, which encoding won where, and what made them."""
         tasks = self.small_tasks + self.large_tasks
         best = {
-            (model, task): [made for seed in self.seeds if (made := self.store.read(self.chosen(model, task, seed)))]
+            (model, task): [made for seed in self.seeds if (made := self.made(self.chosen(model, task, seed)))]
             for model, task in itertools.product(self.models, tasks)
         }
-        missing = [cell.name for cell in self.wanted() if not self.store.has(cell)]
-        figure = page.parent / page.stem / f"{SECTION}.svg"
+        figure = self.folder.with_suffix(".svg")
         drawn = draw_table(figure, best, self.models, tasks)
-        lines = table_lines(
-            best, missing, models=self.models, whole={task: GLUE[task].training_examples for task in tasks},
-            command=self.command, facts=self.facts(), figure=figure.relative_to(page.parent) if drawn else None,
+        return table_lines(
+            best, models=self.models, whole={task: GLUE[task].training_examples for task in tasks},
+            command=self.command, facts=self.facts(), link_to=self.link_to,
+            figure=figure.relative_to(Path(self.results).parent) if drawn else None,
         )  # fmt: skip
-        text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(with_section(text, SECTION, lines), encoding="utf-8")
 
     def facts(self) -> str:
         """What all cells share, and what the adaptations reached."""
@@ -263,11 +221,3 @@ class GlueTable:
         """The cell that stands in the table for a model, task and seed."""
         tasks = (task,) if task in self.small_tasks else self.small_tasks
         return Cell(model, task, self.best_rate(model, tasks), seed)
-
-
-def line_of(made: Made) -> str:
-    """A finished cell in a line."""
-    return (
-        f"{made.model} {made.task}, learning rate {made.learning_rate:g}, seed {made.seed}: "
-        f"{made.metric} {made.score:.4f} after {made.seconds / 60:.1f} minutes"
-    )

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from roformer_jax.cells import Cell, Cells
+from roformer_jax.cells import config_of
 from roformer_jax.errors import InputError
 from roformer_jax.finetuning import Glue
-from roformer_jax.glue_table import GlueTable
+from roformer_jax.glue_table import Cell, GlueTable
 from roformer_jax.pretraining import Pretraining
 from roformer_jax.report.glue_table import Made, verdict
 from roformer_jax.training.loop import TrainingConfig
@@ -25,14 +25,17 @@ def table(tmp_path):
         large_tasks=("sst2",),
         learning_rates=(5e-5, 2e-5),
         seeds=(0, 1),
-        cells=str(tmp_path / "cells"),
         results=str(tmp_path / "page.md"),
     )
 
 
 def finish(table, cell, score):
     content = {"metric": "f1", "score": score, "training_examples": 3668, "seconds": 60.0}
-    Cells(Path(table.cells)).write(cell, cell._asdict() | content)
+    table.write(cell, cell._asdict() | content | {"config": config_of(table.experiment_of(cell))})
+
+
+def next_of(table):
+    return next(iter(table.missing()))
 
 
 def test_every_model_task_and_rate_has_the_first_seed_before_any_has_the_second(table):
@@ -54,13 +57,23 @@ def test_the_learning_rate_is_the_best_of_the_first_seed_for_each_model_and_task
 
 def test_a_finished_cell_is_not_made_again_and_the_next_is_known(table):
     first, second, *_ = table.wanted()
-    assert table.next_cell() == first
+    assert next_of(table) == first
     finish(table, first, 0.5)
-    assert table.next_cell() == second
-    file = Path(table.cells) / f"{first.name}.json"
+    assert next_of(table) == second
+
+
+def test_cells_of_another_config_or_damaged_ones_do_not_stand_in_the_table(table):
+    first = next_of(table)
+    finish(table, first, 0.5)
+    longer = dataclasses.replace(table, finetuning=dataclasses.replace(table.finetuning, length=64))
+    file = table.file_of(first.name)
+    with pytest.raises(InputError, match=f"{file} was made by another config.* length was 128, now 64; set that back"):
+        longer.read(first)
+    elsewhere = dataclasses.replace(table, finetuning=dataclasses.replace(table.finetuning, folder="other/glue"))
+    assert elsewhere.read(first)["score"] == 0.5, "where the data lies does not matter"
     file.write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=f"{file} lacks .*remove it to make the cell again"):
-        table.store.read(first)
+    with pytest.raises(InputError, match=f"{file} lacks its config; remove it to make the cell again"):
+        table.read(first)
 
 
 def test_a_cell_is_named_as_its_file_and_other_names_are_refused(table):
@@ -85,9 +98,9 @@ def test_the_page_names_subsets_scores_and_what_is_missing(table):
             finish(table, cell, 0.88 if cell.model == "rope" else 0.86 + 0.01 * cell.seed)
     table.write_page()
     page = Path(table.results).read_text(encoding="utf-8")
-    assert (
-        "| mrpc (f1) | 3,668 | 86.5 ± 0.7 (2; 5e-05) | 88.0 ± 0.0 (2; 5e-05) | 86.5 ± 0.7 (2; 5e-05) | +1.5 |" in page
-    )
+    cells = "[86.0](page/glue/original/mrpc-5e-05-0.json), [87.0](page/glue/original/mrpc-5e-05-1.json)"
+    assert f"| mrpc (f1) | 3,668 | 86.5 ± 0.7 ({cells}; 5e-05) | 88.0 ± 0.0 ([88.0]" in page
+    assert "; 5e-05) | +1.5 |" in page
     assert "rope is ahead by more than the deviation over seeds on mrpc (+1.5, deviation 0.5)" in page
     assert "Not made yet: original/cola-5e-05-0" in page and "| cola" not in page
     finish(table, Cell("rope", "sst2", 5e-5, 0), 0.9)
@@ -97,7 +110,7 @@ def test_the_page_names_subsets_scores_and_what_is_missing(table):
 
 
 def made(model, *scores):
-    return [Made(model, "mrpc", 5e-5, seed, "f1", score, 10, 1.0) for seed, score in enumerate(scores)]
+    return [Made("-", model, "mrpc", 5e-5, seed, "f1", score, 10, 1.0) for seed, score in enumerate(scores)]
 
 
 @pytest.mark.parametrize(

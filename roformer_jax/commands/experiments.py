@@ -1,4 +1,4 @@
-"""What takes a config file: train, table, plan."""
+"""What takes config files: train, table, plan, report."""
 
 import argparse
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Annotated
 from roformer_jax.commands.parsing import load_config, parse
 from roformer_jax.errors import InputError
 
+CONFIGS = Path("configs")
 TABLE = "configs/glue_table.py"
 
 
@@ -28,6 +29,33 @@ def table(arguments: list[str]) -> None:
     """Make what is missing of a table of GLUE scores; `train` with a config of its own."""
     named = arguments and not arguments[0].startswith("-")
     train(arguments if named else [TABLE, *arguments])
+
+
+def report(arguments: list[str]) -> None:
+    """Write the page of results from the finished cells of all tables, and an HTML file of it and of runs."""
+    import tyro
+
+    from roformer_jax.cells import CellTable
+    from roformer_jax.results import write_results
+
+    @dataclass(frozen=True)
+    class Report:
+        """All finished cells of the tables, and runs, on one page: docs/results.md and a self-contained HTML file."""
+
+        runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+        """Folders of runs to report beside the tables."""
+        configs: tuple[Path, ...] = ()
+        """Config files of the tables; by default those of configs/."""
+        output: Path = Path("docs/report.html")
+        """The HTML file."""
+
+    options = parse(Report, arguments, prog="python -m roformer_jax report")
+    found = [load_config(path) for path in options.configs or sorted(CONFIGS.glob("*.py"))]
+    others = [type(config).__name__ for config in found if not isinstance(config, CellTable)]
+    if options.configs and others:
+        raise InputError(f"--configs takes tables of cells, such as {TABLE}, not {', '.join(others)}")
+    for file in write_results([table for table in found if isinstance(table, CellTable)], options.runs, options.output):
+        print(f"wrote {file}")
 
 
 def plan(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Curves of runs that differ in their position encoding, with bands over the seeds."""
+"""Curves of runs that differ in their position encoding, with bands of a standard deviation over the seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ Rows = Sequence[Mapping[str, object]]
 
 
 def draw_curves(file: Path, runs: Mapping[str, Sequence[Rows]], metric: str) -> None:
-    """Draws the metric of every evaluation against updates: a line through the means of seeds, a band over their range.
+    """Draws the metric of every evaluation against updates: a line through the means of seeds, a band of a deviation.
 
     Args:
         file: the SVG to write, absent or complete.
-        runs: position encoding -> for every seed, the rows of its metrics.jsonl.
+        runs: position encoding -> for every seed, its evaluations, in order.
         metric: a column of the evaluations. The one before the first update is left out: it would set the scale.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -26,15 +26,15 @@ def draw_curves(file: Path, runs: Mapping[str, Sequence[Rows]], metric: str) -> 
         axes, ends = figure.subplots(), []
         for i, (encoding, seeds) in enumerate(runs.items()):
             colour, style = LINES[i % len(LINES)], "-" if i < len(LINES) else "--"
-            evaluations = [[row for row in rows if row["kind"] == "eval" and row["step"] > 0] for rows in seeds]
+            evaluations = [[row for row in rows if row["step"] > 0] for rows in seeds]
             updates = np.array([row["step"] for row in evaluations[0]])
             values = np.array([[row[metric] for row in rows] for rows in evaluations], np.float64)
-            axes.plot(updates, values.mean(axis=0), style, color=COLOURS[colour], linewidth=1.6)
-            axes.fill_between(
-                updates, values.min(axis=0), values.max(axis=0), color=COLOURS[colour], alpha=0.2, linewidth=0
-            )
-            mean = values[:, -1].mean()
-            ends.append(EndLabel(mean, f"{encoding} {mean:.3f}", colour))
+            mean = values.mean(axis=0)
+            axes.plot(updates, mean, style, color=COLOURS[colour], linewidth=1.6)
+            if len(values) > 1:
+                band = values.std(axis=0, ddof=1)
+                axes.fill_between(updates, mean - band, mean + band, color=COLOURS[colour], alpha=0.2, linewidth=0)
+            ends.append(EndLabel(mean[-1], f"{encoding} {mean[-1]:.3f}", colour))
         axes.set(xlabel="update", ylabel=metric.replace("_", " "))
         label_ends(axes, ends)
         draft = file.with_name(f".partial-{file.name}")

@@ -125,7 +125,7 @@ def loss_figure(curves: Sequence[Curve], reference: EndLabel, window: int, capti
         axes.set(xlabel="update", ylabel="loss (nats per masked token)")
         label_ends(axes, [reference, *ends])
 
-    return _figure(draw, "pretraining", 3.2, caption)
+    return figure_of(draw, "pretraining", 3.2, caption)
 
 
 def classification_figure(curve: Curve, reference: EndLabel, window: int, caption: str) -> Html:
@@ -141,7 +141,7 @@ def classification_figure(curve: Curve, reference: EndLabel, window: int, captio
         _train(below, curve, window)
         below.set(xlabel="update", ylabel="training loss (nats)", ylim=(0, None))
 
-    return _figure(draw, "finetuning", 4.1, caption)
+    return figure_of(draw, "finetuning", 4.1, caption)
 
 
 def _train(axes: Axes, curve: Curve, window: int) -> None:
@@ -162,16 +162,16 @@ def _reference(axes: Axes, label: EndLabel) -> None:
     axes.axhline(label.value, color=COLOURS[label.colour], linewidth=1.2, linestyle=(0, (5, 4)))
 
 
-def _figure(draw: Callable[[Figure], None], name: str, height: float, caption: str) -> Html:
+def figure_of(draw: Callable[[Figure], None], name: str, height: float, caption: str) -> Html:
     """Draws a figure `height` inches high as SVG, and returns it with its caption."""
     buffer = io.StringIO()
     with themed_figure(5.0, height) as figure:
         draw(figure)
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return element("figure", _inline(buffer.getvalue(), name, caption), element("figcaption", caption))
+    return element("figure", inline(buffer.getvalue(), name, caption), element("figcaption", caption))
 
 
-def _inline(svg: str, name: str, description: str) -> Html:
+def inline(svg: str, name: str, description: str) -> Html:
     """Returns the SVG element alone: no prolog, sizes or style sheet; its ids its own, its colours the page's."""
     view_box = re.search(r'viewBox="[^"]*"', svg)[0]
     body = svg[svg.index("</defs>") + len("</defs>") :]

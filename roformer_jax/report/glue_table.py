@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +10,13 @@ from roformer_jax.report.comparison import LINES
 from roformer_jax.report.figures import COLOURS, themed_figure
 
 WIDTH, HEIGHT = 6.4, 3.4  # inches
-SHOWN_MISSING = 6  # names of missing cells; the rest is counted
 
 
 class Made(NamedTuple):
     """A finished fine-tuning."""
 
+    name: str
+    """Of its cell."""
     model: str
     task: str
     learning_rate: float
@@ -32,24 +33,24 @@ Best = Mapping[tuple[str, str], Sequence[Made]]
 
 
 def table_lines(
-    best: Best, missing: Sequence[str], *, models: Sequence[str], whole: Mapping[str, int], command: str, facts: str,
-    figure: Path | None,
+    best: Best, *, models: Sequence[str], whole: Mapping[str, int], command: str, facts: str,
+    link_to: Callable[[str], str], figure: Path | None,
 ) -> list[str]:  # fmt: skip
     """The section's lines of Markdown.
 
     Args:
       best: what is finished.
-      missing: names of the cells that are not.
       models: the columns; the second and third are compared.
       whole: task -> training examples of the official data; the rows of the table, in order.
       command: what makes the table.
       facts: a sentence on checkpoint and budget.
+      link_to: name of a cell -> its file, for the page.
       figure: relative path of the figure; None where there is nothing to draw.
     """
     one, other = models[1], models[2]
     rows = [
         f"| {task} ({metric}) | {_examples(cells, whole[task])} | "
-        + " | ".join(_score(best[model, task]) for model in models)
+        + " | ".join(_score(best[model, task], link_to) for model in models)
         + f" | {_difference(best[one, task], best[other, task])} |"
         for task in whole
         if (cells := [made for model in models for made in best[model, task]]) and (metric := cells[0].metric)
@@ -62,16 +63,12 @@ def table_lines(
         "| --- " * (len(models) + 3) + "|",
         *rows,
         "",
-        "Scores on the development set, times 100: mean ± standard deviation over seeds (how many; learning rate).",
+        "Scores on the development set, times 100: mean ± standard deviation over seeds (each seed's; learning rate).",
         verdict(best, list(whole), one, other),
         "",
         facts,
         f"Made by `{command}`; {_minutes(best)} minutes of fine-tuning for what is shown.",
     ]
-    if missing:
-        shown = ", ".join(missing[:SHOWN_MISSING])
-        rest = f" and {len(missing) - SHOWN_MISSING} more" if len(missing) > SHOWN_MISSING else ""
-        lines += ["", f"Not made yet: {shown}{rest}. The same command goes on."]
     return lines
 
 
@@ -133,13 +130,14 @@ def _examples(cells: Sequence[Made], whole: int) -> str:
     return f"{found:,}" if found >= whole else f"{found:,}, a subset of {whole:,}"
 
 
-def _score(cells: Sequence[Made]) -> str:
-    """Mean and deviation in points, seeds and learning rate."""
+def _score(cells: Sequence[Made], link_to: Callable[[str], str]) -> str:
+    """Mean and deviation in points, the score of every seed, which leads to its cell, and the learning rate."""
     if not cells:
         return "not made yet"
     scores = [100 * made.score for made in cells]
     spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-    return f"{statistics.mean(scores):.1f}{spread} ({len(scores)}; {cells[0].learning_rate:g})"
+    each = ", ".join(f"[{score:.1f}]({link_to(made.name)})" for score, made in zip(scores, cells, strict=True))
+    return f"{statistics.mean(scores):.1f}{spread} ({each}; {cells[0].learning_rate:g})"
 
 
 def _gap(first: Sequence[Made], second: Sequence[Made]) -> tuple[float, float | None]:

@@ -165,13 +165,13 @@ def _heat_row(name: str, counts: Int[np.ndarray, " classes"], hit: int) -> Html:
     return element("tr", element("th", name, scope="row"), *cells, *ends)
 
 
-def page(title: str, *body: Html) -> str:
-    """Returns the whole document, with its style inside it."""
+def page(title: str, *body: Html, style: str = "") -> str:
+    """Returns the whole document, with its style inside it, and more of it where the page has parts of its own."""
     light, dark = ("".join(f"--{name}:{both[theme]};" for name, both in PALETTE.items()) for theme in (0, 1))
     themes = f":root{{color-scheme:light dark;{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"{element('title', title)}<style>{themes}{STYLE}</style></head>\n"
+        f"{element('title', title)}<style>{themes}{STYLE}{style}</style></head>\n"
         f"<body>{element('main', element('h1', title), *body)}</body></html>\n"
     )

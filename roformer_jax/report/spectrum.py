@@ -37,6 +37,16 @@ def draw(spectrum: Spectrum, folder: Path) -> Iterator[Path]:
                 yield file
 
 
+def draw_decay(file: Path, head_size: int) -> None:
+    """Draws figure 2 of the paper as an SVG file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with themed_figure(WIDTH, HEIGHT) as figure:
+        decay(figure.subplots(), Spectrum(head_size=head_size))
+        draft = file.with_name(f".partial-{file.name}")
+        figure.savefig(draft, format="svg", facecolor=COLOURS["page"], metadata={"Date": None})
+        draft.replace(file)
+
+
 def decay(axes: Axes, spectrum: Spectrum) -> None:
     """Figure 2 of the paper: the upper bound of scores against distance."""
     ends = []

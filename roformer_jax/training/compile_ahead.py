@@ -14,7 +14,7 @@ from roformer_jax.training.step import Batch, Sums, TrainStep
 def compiled_ahead(make: Callable[[], tuple[TrainStep, TrainState, Batch]]) -> Iterator[TrainStep]:
     """Gives the train step that `make` makes, and whose program a thread compiles meanwhile; its first call waits.
 
-    So reading the data, the evaluation before the first update and the compiler need not wait for each other. Whoever
+    So reading the data, an evaluation before the first update and the compiler need not wait for each other. Whoever
     leaves before the first call does not wait either; what is wrong with the program is raised by that call.
 
     Args:

@@ -43,7 +43,7 @@ class TrainingConfig:
     epochs: float = 3.0
     """Passes over the training data, where steps is none."""
     eval_every: int = 100
-    """Updates between evaluations; there is always one before the first update and one after the last."""
+    """Updates between evaluations; there is always one after the last, and one before the first with init_from."""
     save_every: int = 100
     """Updates between checkpoints; there is always one after the last update."""
     keep: int = 2
@@ -183,6 +183,7 @@ def fit(
     train_step: TrainStep,
     batches: Callable[[int, int], Iterator[Loaded]],
     evaluate: Callable[[PyTree, Between], Mapping[str, float]],
+    evaluate_first: bool,
     checkpoints: Checkpoints,
     reporter: Reporter,
     stop: StopSignal,
@@ -190,7 +191,8 @@ def fit(
     """Trains from `state.step`, whose memory it takes over, to `config.steps`; if that is reached it writes nothing.
 
     `batches(start, stop)` gives the placed batches of updates start, ..., stop - 1; `evaluate(params, between)` gives
-    means. An evaluation that a signal cut short is made up for when the run goes on.
+    means; where `evaluate_first`, before the first update, too: of random parameters, that of update 1 says as much.
+    An evaluation that a signal cut short is made up for when the run goes on.
 
     Raises:
         Interrupted: `stop` asked for it; the state is saved.
@@ -200,7 +202,7 @@ def fit(
     """
 
     def due(step: int) -> bool:
-        return step in (0, config.steps) or step % config.eval_every == 0
+        return step == config.steps or (step % config.eval_every == 0 and (step > 0 or evaluate_first))
 
     start = int(state.step)
     if due(start) and not agreed(reporter.last_evaluation == start):

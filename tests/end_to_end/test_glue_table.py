@@ -25,7 +25,7 @@ def made(tmp_path_factory, commands):
         (root / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     table = [
         *["table", "--small-tasks", "cola", "--large-tasks", "--learning-rates", "5e-5", "--seeds", "0"],
-        *["--cells", str(root / "cells"), "--results", str(root / "page.md")],
+        *["--results", str(root / "page.md")],
         *["--adaptation.init-from", str(root / "bert"), "--adaptation.run-dir", str(root / "runs")],
         *["--adaptation.data.path", str(root / "texts.csv"), "--adaptation.data.length", "16"],
         *["--adaptation.data.holdout", "0.3", "--adaptation.training.steps", "2"],
@@ -44,12 +44,13 @@ def made(tmp_path_factory, commands):
 
 
 def cell_of(root):
-    return json.loads((root / "cells" / f"{CELL}.json").read_text(encoding="utf-8"))
+    return json.loads((root / "page" / "glue" / f"{CELL}.json").read_text(encoding="utf-8"))
 
 
 def test_every_cell_and_adaptation_is_a_small_file_and_no_run_of_a_cell_is_kept(made):
     root, _ = made
-    cells = {str(path.relative_to(root / "cells")) for path in (root / "cells").rglob("*.json")}
+    folder = root / "page" / "glue"
+    cells = {str(path.relative_to(folder)) for path in folder.rglob("*.json")}
     of_models = {f"{model}/cola-5e-05-0.json" for model in ("original", "rope", "learned")}
     assert cells == of_models | {"rope/adaptation.json", "learned/adaptation.json"}
     assert not (root / "runs" / "cells" / CELL).exists()

@@ -46,7 +46,7 @@ def run(problem, compiled):
         train_step = make_train_step(problem.loss_fn, optimizer, schedule, jax.random.key(3))
         return SimpleNamespace(optimizer=optimizer, train=train_step, eval=make_eval_step(problem.loss_fn))
 
-    def run(folder, config=CONFIG, *, mesh=MESH, at_batch=lambda step: None):
+    def run(folder, config=CONFIG, *, mesh=MESH, at_batch=lambda step: None, evaluate_first=True):
         def batches(start, stop):
             for step, batch in zip(range(start, stop), problem.batches(start, stop), strict=True):
                 at_batch(step)
@@ -68,6 +68,7 @@ def run(problem, compiled):
                         train_step=steps.train,
                         batches=batches,
                         evaluate=lambda params, between: evaluate_means(steps.eval, params, held_out, between),
+                        evaluate_first=evaluate_first,
                         checkpoints=checkpoints,
                         reporter=Reporter(writer, progress, THROUGHPUT, **GUARD),
                         stop=stop,
@@ -104,6 +105,11 @@ def test_a_run_stopped_and_gone_on_with_is_bitwise_the_run_that_was_not(run, tmp
     assert without_times(found) == without_times(expected)
     assert steps_of(found, "train") == list(range(1, 13))
     assert steps_of(found, "eval") == [0, 4, 8, 12]
+
+
+def test_random_parameters_are_not_evaluated(run, tmp_path):
+    run(tmp_path, evaluate_first=False)
+    assert steps_of(read_metrics(tmp_path), "eval") == [4, 8, 12]
 
 
 def test_a_run_stopped_before_its_first_update_has_nothing_to_save(run, tmp_path):
@@ -241,6 +247,7 @@ def count(tmp_path, monkeypatch):
                 train_step=train_step,
                 batches=lambda start, stop: (give(step) for step in range(start, stop)),
                 evaluate=evaluate,
+                evaluate_first=True,
                 checkpoints=checkpoints,
                 reporter=Reporter(writer, progress, THROUGHPUT, **GUARD),
                 stop=StopSignal(),
