@@ -32,6 +32,7 @@ _RC = {
     "axes.spines.right": False,
     "axes.edgecolor": COLOURS["muted"],
     "axes.labelcolor": COLOURS["ink"],
+    "text.color": COLOURS["ink"],
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": COLOURS["line"],

@@ -116,7 +116,7 @@ def draw_table(file: Path, best: Best, models: Sequence[str], tasks: Sequence[st
                 capsize=3, color=COLOURS[LINES[i % len(LINES)]], label=model,
             )  # fmt: skip
         axes.set_xticks(range(len(shown)), shown)
-        axes.set(ylabel="score on the development set")
+        axes.set(ylabel="score on the development set", xlim=(-0.5, len(shown) - 0.5))
         axes.legend(frameon=False, fontsize=9, ncols=len(models), loc="lower center", bbox_to_anchor=(0.5, 1.0))
         draft = file.with_name(f".partial-{file.name}")
         figure.savefig(draft, format="svg", facecolor=COLOURS["page"], metadata={"Date": None})

@@ -17,7 +17,7 @@ from roformer_jax.report.html import Html, element, facts_table, note, page, sec
 STYLE = (
     "main{max-width:56rem}code{overflow-wrap:anywhere;font-size:.9em}a{color:var(--blue)}"
     "details{border-bottom:1px solid var(--line);padding:.4rem 0}summary{cursor:pointer}"
-    "td a{white-space:nowrap}"
+    ".scroll{margin:1rem 0}.scroll th,.scroll td{overflow-wrap:normal;min-width:4.5rem}td a{white-space:nowrap}"
 )
 WINDOW = 20  # updates over which the loss of training is averaged
 
