@@ -30,5 +30,5 @@ def get_config() -> Comparison:
         command="python train.py configs/mlm_convergence.py",
         metric="loss",
         lengths=(256, 512),
-        encodings=("rope", "learned", "sinusoidal", "alibi", "t5", "shaw", "none"),
+        values=("rope", "learned", "sinusoidal", "alibi", "t5", "shaw", "none"),
     )

@@ -39,6 +39,6 @@ def get_config() -> TranslationComparison:
         title="English captions into German (the paper's section 4.1, small)",
         command="python train.py configs/multi30k_comparison.py",
         metric="nats_per_token",
-        encodings=("rope", "sinusoidal", "learned"),
+        values=("rope", "sinusoidal", "learned"),
         out_of_domain=("newstest2014",),
     )

@@ -1,4 +1,4 @@
-"""The same experiment with several position encodings and seeds: same data, budget and code, one field different."""
+"""The same experiment with several position encodings, or lengths, and seeds: one field differs, nothing else."""
 
 import dataclasses
 import itertools
@@ -24,47 +24,52 @@ Evaluations = Sequence[Mapping[str, int | float]]
 class Run(NamedTuple):
     """A cell of a comparison."""
 
-    encoding: str
+    value: str | int
+    """Of the field that is varied."""
     seed: int
 
     @property
     def name(self) -> str:
         """Of its file, without the suffix."""
-        return f"{self.encoding}-{self.seed}"
+        return f"{self.value}-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(CellTable):
-    """Runs of one experiment, its position encoding and seed varied, and a section of a page of results on them."""
+    """Runs of one experiment, one field and the seed varied, and a section of a page of results on them."""
 
     base: Experiment
-    """What is run, each encoding and seed in a folder of its own in its run_dir."""
+    """What is run, each value and seed in a folder of its own in its run_dir."""
     title: str
     """Heading of the section."""
     metric: str
     """The evaluation metric that is compared; smaller is better."""
-    encodings: tuple[str, ...] = ("rope", "none")
-    """Position encodings, the first against each of the others."""
+    vary: str = "model.position_encoding"
+    """The field that differs."""
+    values: tuple[int | str, ...] = ("rope", "none")
+    """Its values, the first against each of the others."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each; those of one number share their data order and all initial parameters that both have."""
+    also: tuple[str, ...] = ()
+    """Other metrics of the last evaluation to show."""
 
     lengths: tuple[int, ...] = ()
     """Tokens of a row at which the held-out loss is measured, too, the same text cut anew."""
 
     def __post_init__(self):
-        for field in ("encodings", "seeds"):
+        for field in ("values", "seeds"):
             values = getattr(self, field)
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{field} must be different values, at least one, got {values}")
 
     def every(self) -> list[Run]:
-        """Every encoding with the first seed, then with the next."""
-        return [Run(encoding, seed) for seed, encoding in itertools.product(self.seeds, self.encodings)]
+        """Every value with the first seed, then with the next."""
+        return [Run(value, seed) for seed, value in itertools.product(self.seeds, self.values)]
 
     def experiment_of(self, cell: Run) -> Experiment:
-        """The experiment with one position encoding and seed; nothing else differs."""
-        model = dataclasses.replace(self.base.model, position_encoding=cell.encoding)
-        return dataclasses.replace(self.base, model=model, seed=cell.seed, run_dir=f"{self.base.run_dir}/{cell.name}")
+        """The experiment with one value and seed; nothing else differs."""
+        varied = with_field(self.base, self.vary, cell.value)
+        return dataclasses.replace(varied, seed=cell.seed, run_dir=f"{self.base.run_dir}/{cell.name}")
 
     def content_of(self, cell: Run, experiment: Experiment, metrics: Mapping[str, float]) -> dict[str, Any]:
         """Its evaluations."""
@@ -85,34 +90,38 @@ class Comparison(CellTable):
         lines = [f"## {self.title}", ""]
         if not cells:
             return [*lines, f"Made by `{self.command}`."]
-        shown = [encoding for encoding in self.encodings if any(cell.encoding == encoding for cell in cells)]
-        curves = {encoding: list(evaluations_of(cells, encoding).values()) for encoding in shown}
+        shown = [value for value in self.values if any(cell.value == value for cell in cells)]
+        curves = {str(value): list(evaluations_of(cells, value).values()) for value in shown}
         figure = self.folder.with_suffix(".svg")
         draw_curves(figure, curves, self.metric)
         label = self.metric.replace("_", " ")
         lines += [f"![{label} against updates]({figure.relative_to(Path(self.results).parent).as_posix()})", ""]
         return [*lines, *self.table(cells, shown), *self.more_lines(cells), "", self.facts(cells)]
 
-    def table(self, cells: Mapping[Run, Mapping[str, Any]], shown: Sequence[str]) -> list[str]:
-        """A row for every encoding; every number leads to its cell."""
-        first, label = self.encodings[0], self.metric.replace("_", " ")
-        lines = [
-            f"| positions | {label}, mean ± standard deviation | seeds {', '.join(map(str, self.seeds))} | "
-            f"{first} against it, seed by seed | {first} has this after |",
-            "| --- " * 5 + "|",
+    def table(self, cells: Mapping[Run, Mapping[str, Any]], shown: Sequence[str | int]) -> list[str]:
+        """A row for every value; every number leads to its cell."""
+        first, label = self.values[0], self.metric.replace("_", " ")
+        heads = [
+            *[self.vary.split(".")[-1].replace("_", " "), f"{label}, mean ± standard deviation"],
+            f"seeds {', '.join(map(str, self.seeds))}",
+            *[f"{first} against it, seed by seed", f"{first} has this after"],
+            *(name.replace("_", " ") for name in self.also),
         ]
+        lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
         firsts = evaluations_of(cells, first)
-        for encoding in shown:
-            last = {seed: found[-1][self.metric] for seed, found in evaluations_of(cells, encoding).items()}
-            each = (f"[{value:.3f}]({self.link_to(Run(encoding, seed).name)})" for seed, value in last.items())
-            both = [seed for seed in last if seed in firsts and encoding != first]
+        for value in shown:
+            found = evaluations_of(cells, value)
+            last = {seed: evaluations[-1][self.metric] for seed, evaluations in found.items()}
+            each = (f"[{reached:.3f}]({self.link_to(Run(value, seed).name)})" for seed, reached in last.items())
+            both = [seed for seed in last if seed in firsts and value != first]
             gaps = [firsts[seed][-1][self.metric] - last[seed] for seed in both]
-            reached = [updates_to(firsts[seed], self.metric, last[seed]) for seed in both]
-            cells_of_row = (
-                *[encoding, spread_of(list(last.values())), ", ".join(each)],
-                *[spread_of(gaps, "+.3f") if gaps else "", updates_in_words(reached)],
-            )
-            lines.append(f"| {' | '.join(cells_of_row)} |")
+            updates = [updates_to(firsts[seed], self.metric, last[seed]) for seed in both]
+            row = [
+                *[str(value), spread_of(list(last.values())), ", ".join(each)],
+                *[spread_of(gaps, "+.3f") if gaps else "", updates_in_words(updates)],
+                *(spread_of([evaluations[-1][name] for evaluations in found.values()]) for name in self.also),
+            ]
+            lines.append(f"| {' | '.join(row)} |")
         return [*lines, "", f"Held-out data, after the last update; a negative difference: {first} is better."]
 
     def more_lines(self, cells: Mapping[Run, Mapping[str, Any]]) -> list[str]:
@@ -125,31 +134,42 @@ class Comparison(CellTable):
             f"| {label} at a length of | {self.base.data.length:,} (trained) | {lengths} |",
             "| --- " * (len(self.lengths) + 2) + "|",
         ]
-        for encoding in self.encodings:
-            found = [content for cell, content in cells.items() if cell.encoding == encoding]
+        for value in self.values:
+            found = [content for cell, content in cells.items() if cell.value == value]
             if found:
                 at_lengths = [[content["lengths"][str(length)] for content in found] for length in self.lengths]
                 values = [[content["metrics"][self.metric] for content in found], *at_lengths]
                 texts = ("ends before" if None in of_seeds else spread_of(of_seeds) for of_seeds in values)
-                lines.append(f"| {encoding} | {' | '.join(texts)} |")
+                lines.append(f"| {value} | {' | '.join(texts)} |")
         return lines
 
     def facts(self, cells: Mapping[Run, Mapping[str, Any]]) -> str:
         """What was run, and by which command."""
-        training, model = self.base.training, self.base.model
         made = sorted({content["made"] for content in cells.values()})
         minutes = sum(content["seconds"] for content in cells.values()) / 60
         return (
-            f"Made by `{self.command}` ({'; '.join(made)}): {model.num_hidden_layers} layers x {model.hidden_size}, "
-            f"{model.attention} attention, {training.steps:,} updates of {training.batch_size} rows x "
-            f"{self.base.data.length} tokens; {minutes:.0f} minutes of training for {len(cells)} runs. One run again: "
-            f"`--cell {next(iter(cells)).name}`."
+            f"Made by `{self.command}` ({'; '.join(made)}): {self.setting()}; {minutes:.0f} minutes of training for "
+            f"{len(cells)} runs. One run again: `--cell {next(iter(cells)).name}`."
+        )
+
+    def setting(self) -> str:
+        """Model and budget."""
+        training, model = self.base.training, self.base.model
+        return (
+            f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.attention} attention, "
+            f"{training.steps:,} updates of {training.batch_size} rows x {self.base.data.length} tokens"
         )
 
 
-def evaluations_of(cells: Mapping[Run, Mapping[str, Any]], encoding: str) -> dict[int, Evaluations]:
+def with_field(config: Any, path: str, value: Any) -> Any:
+    """The config with another value of the field at a dotted path."""
+    name, _, rest = path.partition(".")
+    return dataclasses.replace(config, **{name: with_field(getattr(config, name), rest, value) if rest else value})
+
+
+def evaluations_of(cells: Mapping[Run, Mapping[str, Any]], value: str | int) -> dict[int, Evaluations]:
     """Seed -> the evaluations of the runs that are finished."""
-    return {cell.seed: content["evaluations"] for cell, content in cells.items() if cell.encoding == encoding}
+    return {cell.seed: content["evaluations"] for cell, content in cells.items() if cell.value == value}
 
 
 def updates_to(evaluations: Evaluations, metric: str, value: float) -> float | None:

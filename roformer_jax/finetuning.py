@@ -1,4 +1,4 @@
-"""The fine-tuning experiments: classification or regression of any table, and the nine tasks of GLUE."""
+"""The fine-tuning experiments: classification or regression of any table, the nine tasks of GLUE, similar cases."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from roformer_jax.data.examples import Examples, examples_from_table, label_set
 from roformer_jax.data.glue import GLUE, available_eval_splits, read_glue
 from roformer_jax.data.sources import Table, deduplicate, read_table, split_by_content
+from roformer_jax.data.triples import pairs_of, read_triples, split_triples
 from roformer_jax.data.vocabulary import tokenizer_for
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
@@ -202,3 +203,57 @@ class Glue(FineTuning):
             for split in available_eval_splits(task, self.folder)
         }
         return Splits(train, evaluation, task.label_names, task.metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriplesConfig:
+    """Triples of documents, of which B is more like A than C is."""
+
+    path: str = ""
+    """CSV, TSV or JSONL with columns A, B and C, plain or .gz."""
+    validation_path: str | None = None
+    """More triples to evaluate on; none holds out questions of the first."""
+    holdout: float = 0.3
+    """Share of the documents held out where there is no validation_path, chosen by the hash of their text."""
+    encoding: str = "utf-8"
+    """Character encoding of the files."""
+
+    def __post_init__(self):
+        check_types(self, "data.")
+        if not 0 < self.holdout < 1:
+            raise InputError(f"data.holdout = {self.holdout} must lie strictly between 0 and 1")
+
+    @property
+    def text_columns(self) -> tuple[str, str]:
+        """Columns of a table of pairs to predict."""
+        return "A", "B"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarCases(FineTuning):
+    """Similar case matching (section 4.5): is B or C more like A? Each is read together with A, and scored."""
+
+    length: int = 1024
+    data: TriplesConfig = field(default_factory=TriplesConfig)
+
+    def classes(self) -> int:
+        """Less like A, and more."""
+        return 2
+
+    def splits(self) -> Splits:
+        """Read the triples, and make two pairs of each."""
+        if not self.data.path:
+            raise InputError("data.path is not set: name a table of triples, e.g. --data.path my/triples.jsonl")
+        triples = read_triples(self.data.path, self.data.encoding)
+        if self.data.validation_path:
+            heldout = read_triples(self.data.validation_path, self.data.encoding)
+            sides = (triples, list(range(len(triples.where)))), (heldout, list(range(len(heldout.where))))
+        else:
+            sides = tuple((triples, indices) for indices in split_triples(triples, self.data.holdout))
+        if not all(indices for _, indices in sides):
+            raise InputError(
+                f"{self.data.path}: {len(triples.where)} triples and data.holdout = {self.data.holdout} leave one side "
+                "empty; give more triples, another holdout, or data.validation_path"
+            )
+        train, evaluation = (pairs_of(of_side, indices, self.seed) for of_side, indices in sides)
+        return Splits(train, {"heldout": evaluation}, ("other", "similar"), ("accuracy", "triples"))

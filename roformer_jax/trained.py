@@ -15,7 +15,7 @@ from roformer_jax.data.sources import read_table
 from roformer_jax.data.vocabulary import fitting_tokenizer
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment
-from roformer_jax.finetuning import Classification, FineTuning, Glue
+from roformer_jax.finetuning import Classification, FineTuning, Glue, SimilarCases
 from roformer_jax.language_modelling import ByteLM, DocumentLM
 from roformer_jax.models import Model, build_classifier
 from roformer_jax.pretraining import Pretraining
@@ -28,7 +28,9 @@ from roformer_jax.training.averaging import average_newest
 from roformer_jax.translation import Translation
 from roformer_jax.typing import PyTree
 
-KINDS = {kind.__name__: kind for kind in (Pretraining, DocumentLM, ByteLM, Classification, Glue, Translation)}
+KINDS = {
+    kind.__name__: kind for kind in (Pretraining, DocumentLM, ByteLM, Classification, Glue, SimilarCases, Translation)
+}
 
 
 def load_experiment(run: Path) -> Experiment:

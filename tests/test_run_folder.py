@@ -9,7 +9,7 @@ import pytest
 
 from roformer_jax.data.masking import MaskingConfig
 from roformer_jax.errors import InputError
-from roformer_jax.finetuning import Classification, Glue, TableConfig
+from roformer_jax.finetuning import Classification, Glue, SimilarCases, TableConfig, TriplesConfig
 from roformer_jax.language_modelling import ByteLM, DocumentLM
 from roformer_jax.models import RoFormerConfig
 from roformer_jax.pretraining import Pretraining
@@ -60,6 +60,9 @@ DISTINCT = {  # no field that matters is left at its default
         data=TableConfig(path="a.csv", validation_path="b.csv", text_columns=("q", "a"), regression=True),
     ),
     "Glue": Glue(**COMMON, task="stsb", folder="tfds:glue", tokenizer="vocab.txt", lowercase=False),
+    "SimilarCases": SimilarCases(
+        **COMMON, length=64, data=TriplesConfig(path="a.jsonl", validation_path="b.jsonl", holdout=0.5)
+    ),
     "Translation": Translation(
         **COMMON | {"init_from": None},
         data=PairsConfig(source="a.en.gz", target="a.de", test_source=("b.en", "c.en"), test_target=("b.de", "c.de")),

@@ -13,7 +13,7 @@ def test_the_section_has_a_row_of_bleu_for_every_encoding(tmp_path):
         title="Captions",
         command="python train.py captions.py",
         metric="nats_per_token",
-        encodings=("rope", "learned", "none"),
+        values=("rope", "learned", "none"),
         seeds=(0, 1),
         out_of_domain=("news",),
     )

@@ -84,5 +84,8 @@ def plan(arguments: list[str]) -> None:
         options: Annotated[tyro.conf.FlagCreatePairsOff[PlanOptions], tyro.conf.arg(name="")]
         experiment: Annotated[tyro.conf.FlagConversionOff[kind], tyro.conf.arg(name="")] = config
 
+    from roformer_jax.stages import StagedPretraining
+
     found = tyro.cli(Plan, args=arguments[1:], prog=f"python -m roformer_jax plan {arguments[0]}")
-    run_plan(found.experiment, found.options)
+    staged = isinstance(found.experiment, StagedPretraining)
+    run_plan(found.experiment.largest() if staged else found.experiment, found.options)

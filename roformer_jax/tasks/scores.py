@@ -1,4 +1,4 @@
-"""The scores of GLUE, in NumPy: each compares the predictions of a whole set with its labels."""
+"""The scores of GLUE and of triples, in NumPy: each compares the predictions of a whole set with its labels."""
 
 from collections.abc import Callable
 
@@ -41,10 +41,18 @@ def spearman(predictions: Shaped[np.ndarray, " rows"], labels: Shaped[np.ndarray
     return pearson(scipy.stats.rankdata(predictions), scipy.stats.rankdata(labels))
 
 
+def triples(margins: Shaped[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]) -> float:
+    """Fraction of the pairs of rows 2i and 2i + 1 whose row of class 1 has the larger margin; equal ones are wrong."""
+    ahead = np.where(labels[::2] == 1, margins[::2] > margins[1::2], margins[1::2] > margins[::2])
+    return float(np.mean(ahead))
+
+
 SCORES: dict[str, Score] = {
     "accuracy": accuracy,
     "f1": f1,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
+    "triples": triples,
 }
+OF_MARGINS = frozenset({"triples"})  # take the logit of class 1 less that of class 0 for a prediction

@@ -128,12 +128,16 @@ def good(tmp_path_factory, table) -> dict[str, list[str]]:
     lines.write_text("\n".join(f"ape {i} bat" for i in range(40)), encoding="utf-8")
     pairs = [part for name in ("", "heldout-", "test-") for side in ("source", "target")
              for part in (f"--data.{name}{side}", str(lines))]  # fmt: skip
+    triples = tmp_path_factory.mktemp("triples") / "triples.csv"
+    rows = [f"ape {i},bat {i},cat {i}" for i in range(40)]
+    triples.write_text("\n".join(["A,B,C", *rows]) + "\n", encoding="utf-8")
     return {
         "Pretraining": of_rows,
         "DocumentLM": of_rows,
         "ByteLM": of_rows,
         "Classification": [*of_table, "--length", "64"],
         "Glue": [*common, "--task", "rte", "--folder", str(glue), "--length", "64"],
+        "SimilarCases": [*common, "--data.path", str(triples), "--length", "64"],
         "Translation": [*common, *pairs, "--data.length", "32"],
     }
 

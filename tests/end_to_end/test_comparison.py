@@ -17,7 +17,7 @@ def get_config():
         title="Tiny",
         command="python train.py tiny.py",
         metric="loss",
-        encodings=("rope", "learned"),
+        values=("rope", "learned"),
         seeds=(3,),
         lengths=(640,),
     )

@@ -5,6 +5,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roformer_jax.tasks import classification
 from roformer_jax.tasks.scores import SCORES, accuracy, f1, matthews, pearson, spearman
 
 PREDICTIONS, LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 1]), np.array([1, 1, 0, 0, 0, 0, 1, 1])
@@ -52,6 +53,14 @@ def test_correlations_are_those_of_scipy_with_and_without_ties(name, dtype):
         )
 
 
+def test_a_triple_is_right_where_the_pair_of_class_1_has_the_larger_margin():
+    margins = np.array([3.0, 2.0, -4.0, -3.0, 0.0, 0.0, -2.0, -1.0])
+    outputs, labels = np.stack([5 - margins / 2, 5 + margins / 2], axis=1), np.array([1, 0, 0, 1, 1, 0, 0, 1])
+    # 3 > 2: right; -3 > -4: right; equal: wrong; -1 > -2: right. One by one, half of them are on the wrong side of 0.
+    found = classification.score(outputs, labels, ("triples", "accuracy"))
+    assert (found["triples"], found["accuracy"]) == (3 / 4, 4 / 8)
+
+
 def test_accuracy_counts_any_number_of_classes():
     assert accuracy(np.array([0, 1, 2, 2]), np.array([0, 2, 2, 1])) == 0.5
 
@@ -69,6 +78,7 @@ def test_f1_without_positives_is_zero():
 
 
 def test_every_score_is_a_python_float_and_perfect_predictions_score_one():
-    for score in SCORES.values():
-        assert type(score(LABELS, LABELS)) is float
-        assert score(LABELS, LABELS) == pytest.approx(1.0, rel=1e-15)
+    for name, score in SCORES.items():
+        labels = np.array([0, 1, 1, 0]) if name == "triples" else LABELS  # one of each two rows
+        assert type(score(labels, labels)) is float
+        assert score(labels, labels) == pytest.approx(1.0, rel=1e-15)
