@@ -26,10 +26,11 @@ def model_card(run: Path, experiment: Experiment, form: str, licence: str) -> st
       licence: of the data that it was trained on.
     """
     config = as_json(experiment)
+    kind = "A RoFormer" if experiment.model.position_encoding == "rope" else "An encoder like BERT"
     parts = [
         "---\nlibrary_name: " + ("transformers" if form == "huggingface" else "jax") + "\ntags: [roformer, rope]\n---",
         f"# {run.name}",
-        f"A RoFormer ({experiment.head.replace('_', ' ')}, {experiment.model.position_encoding} positions), exported "
+        f"{kind} ({experiment.head.replace('_', ' ')}, {experiment.model.position_encoding} positions), exported "
         f"for {'transformers' if form == 'huggingface' else 'JAX alone'} by roformer_jax {__version__}.",
         f"## Intended use\n\n{USES[experiment.head]}",
         f"## Data\n\n{_data(run, config)}\n\nLicence of the inputs: {licence or 'not stated by who exported it'}.",

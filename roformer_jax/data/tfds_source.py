@@ -17,7 +17,7 @@ def read_tfds(
     """Reads columns of one split as text; class labels become their names.
 
     Args:
-        name: data set and configuration, such as "glue/sst2".
+        name: data set and configuration, such as "glue/sst2", or the folder of a prepared one, "/sets/glue/sst2/2.0.0".
         split: such as "train", "validation" or "train[:1000]".
         columns: names of the features wanted: text, class label or number.
         data_dir: where TFDS keeps its data sets; TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
@@ -52,8 +52,10 @@ def _import_tfds() -> ModuleType:
 
 
 def _builder(tfds: ModuleType, name: str, data_dir: str | Path | None) -> Any:
-    """The builder of a data set that TFDS knows."""
+    """The builder of a data set that TFDS knows, or that lies prepared in a folder."""
     try:
+        if Path(name).is_absolute():
+            return tfds.builder_from_directory(name)
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise InputError(

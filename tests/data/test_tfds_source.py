@@ -53,6 +53,13 @@ def test_a_prepared_data_set_is_read_as_text_without_tensorflow(data_dir):
     assert "tensorflow" not in sys.modules
 
 
+def test_a_prepared_data_set_is_read_from_its_folder_wherever_it_lies(data_dir):
+    (folder,) = (data_dir / "tiny_reviews").iterdir()
+    assert read_tfds(str(folder), "train[1:3]", ["text"]) == {"text": ["second", "fine"]}
+    with pytest.raises(InputError, match=f"tfds:{data_dir}/nowhere: "):
+        read_tfds(f"{data_dir}/nowhere", "train", ["text"])
+
+
 def test_slices_of_a_split_can_be_named(data_dir):
     assert read_tfds("tiny_reviews", "train[1:3]", ["text"], data_dir) == {"text": ["second", "fine"]}
 
