@@ -56,8 +56,9 @@ class StagedPretraining:
         return found
 
     def largest(self) -> Pretraining:
-        """The stage with the most tokens in a batch, for `plan`."""
-        return max(self.experiments(), key=lambda stage: stage.data.length * stage.training.batch_size)
+        """The stage with the most tokens in a batch, as if it were the first: for `plan`, where no stage has been run."""
+        stage = max(self.experiments(), key=lambda stage: stage.data.length * stage.training.batch_size)
+        return dataclasses.replace(stage, init_from=self.base.init_from, init_positions=self.base.init_positions)
 
     def run(self) -> list[dict[str, float]]:
         """Run the stages, or what is left of them; write and print what each ended with.
