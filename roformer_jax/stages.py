@@ -56,7 +56,7 @@ class StagedPretraining:
         return found
 
     def largest(self) -> Pretraining:
-        """The stage with the most tokens in a batch, as if it were the first: for `plan`, where no stage has been run."""
+        """The stage with the most tokens in a batch, as if it were the first: for `plan`, before any is run."""
         stage = max(self.experiments(), key=lambda stage: stage.data.length * stage.training.batch_size)
         return dataclasses.replace(stage, init_from=self.base.init_from, init_positions=self.base.init_positions)
 

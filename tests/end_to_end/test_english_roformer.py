@@ -80,8 +80,7 @@ def test_a_preempted_run_goes_on_and_makes_every_update_once(recipe):
     assert resumed.code == 0 and "continues after update" in resumed.out
     rows = read_metrics(root / "english_roformer")
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, STEPS + 1))
-    losses = [row["loss"] for row in rows if row["kind"] == "eval"]
-    assert losses[-1] < losses[0] - 0.3, "nothing was learnt"
+    assert rows[-1]["kind"] == "eval" and rows[-1]["loss"] < rows[0]["loss"] - 1, "nothing was learnt"
 
 
 def test_it_is_evaluated_fine_tuned_and_exported_with_a_card(recipe):
