@@ -29,7 +29,7 @@ class StagedPretraining:
     batch_sizes: tuple[int, ...]
     """Rows of a batch."""
     steps: tuple[int, ...]
-    """Updates."""
+    """Updates of each stage."""
 
     def __post_init__(self):
         check_types(self)
