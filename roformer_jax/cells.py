@@ -83,12 +83,12 @@ class CellTable:
             self.make(self.cell_of(self.cell))
             return
         began = time.monotonic()
-        self.write_page()
         while (cell := next(iter(self.missing()), None)) is not None:
             if time.monotonic() - began > 60 * self.minutes:
                 print(f"{self.minutes:g} minutes are over: the same command goes on with {cell.name}")
-                return
+                break
             self.make(cell)
+        self.write_page()
 
     def make(self, cell: Cell) -> None:
         """Run a cell, write its file and the page, and remove the run."""

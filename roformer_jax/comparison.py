@@ -52,7 +52,6 @@ class Comparison(CellTable):
     """Seeds of each; those of one number share their data order and all initial parameters that both have."""
     also: tuple[str, ...] = ()
     """Other metrics of the last evaluation to show."""
-
     lengths: tuple[int, ...] = ()
     """Tokens of a row at which the held-out loss is measured, too, the same text cut anew."""
 
