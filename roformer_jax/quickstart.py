@@ -78,7 +78,7 @@ def gather(rope: Pretraining, learned: Pretraining, finetuning: Classification) 
     pretraining = {"rope": read_metrics(rope.run_dir), "learned": read_metrics(learned.run_dir)}
     return QuickstartResults(
         pretraining=pretraining,
-        unigram_loss=pretraining["rope"][0]["unigram_loss"],
+        unigram_loss=next(row["unigram_loss"] for row in pretraining["rope"] if row["kind"] == "eval"),
         finetuning=read_metrics(finetuning.run_dir),
         label_names=splits.label_names,
         confusion=confusion_matrix(predicted, heldout.labels, len(splits.label_names)),

@@ -35,6 +35,7 @@ def write_report(path: Path, results: QuickstartResults) -> None:
     """
     check(results)
     document = render(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(document, encoding="utf-8", newline="\n")
