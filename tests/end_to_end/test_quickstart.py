@@ -13,6 +13,7 @@ def test_the_quickstart_ends_with_a_report_of_what_it_measured(process, tmp_path
         *["--pretraining.run-dir", str(tmp_path / "runs"), "--finetuning.run-dir", str(tmp_path / "articles")],
         *["--pretraining.cache-dir", str(tmp_path / "cache"), "--finetuning.cache-dir", str(tmp_path / "cache")],
         *["--pretraining.training.steps", "2", "--pretraining.training.batch-size", "128"],
+        *["--pretraining.data.holdout", "0.02"],
         *["--report", str(tmp_path / "reports" / "report.html")],
         *["--finetuning.training.epochs", "0.02", "--finetuning.length", "128"],
     )
