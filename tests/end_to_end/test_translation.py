@@ -42,8 +42,9 @@ def run(flags, tmp_path_factory, process) -> Path:
 
 def test_a_run_learns_and_says_the_bleu_of_its_tests(run):
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = [row["nats_per_token"] for row in metrics if row["kind"] == "eval"]
-    assert losses[-1] < losses[0] - 1
+    first, last = metrics[0], metrics[-1]
+    assert (first["kind"], last["kind"]) == ("train", "eval")
+    assert last["loss"] < first["loss"] - 1
     (score,) = json.loads((run / "bleu.json").read_text(encoding="utf-8")).values()
     assert set(score) == {"bleu", "signature"}
     assert len((run / "translations" / "test.txt").read_text(encoding="utf-8").splitlines()) == 4
