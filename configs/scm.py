@@ -7,7 +7,7 @@ r"""Long Chinese documents (the paper's section 4.5), small: which of two cases 
 triples.jsonl has documents A, B and C, of which B is more like A (CAIL2019-SCM: 500 were issued, research use). No A
 that is asked held out stands in a training triple. texts are Chinese documents, and vocab.txt is that of
 chinese_roformer_base: words, found by jieba. Pretraining is staged, as `pretrain_chinese` is at the paper's size.
-Devices: two CPU cores, under an hour for the pretraining and all nine fine-tunings.
+Devices: two CPU cores, 75 minutes beside other jobs for the pretraining and all nine fine-tunings.
 """
 
 from roformer_jax.finetuning import SimilarCases
