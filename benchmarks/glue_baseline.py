@@ -25,7 +25,7 @@ from roformer_jax.data.glue import GLUE, read_glue
 from roformer_jax.data.packing import pack_examples
 from roformer_jax.data.tokenizer import Tokenizer, load_tokenizer
 from roformer_jax.glue_table import ORIGINAL, SMALL_EPOCHS
-from roformer_jax.tasks.classification import score
+from roformer_jax.tasks.scores import score
 
 CONFIG = Path(__file__).parents[1] / "configs" / "glue_table.py"
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from roformer_jax.distributed import on_first_process
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment, made
-from roformer_jax.run_folder import DATA, as_json, read_json, shaping, write_json
+from roformer_jax.run_folder import DATA, as_json, differences, read_json, shaping, write_json
 from roformer_jax.training.writer import read_metrics
 
 SHOWN_MISSING = 6  # names of missing cells; the rest is counted
@@ -143,14 +143,12 @@ class CellTable:
         if not file.exists():
             return None
         content = read_json(file)
-        old, new = content.get("config"), config_of(self.experiment_of(cell))
+        old = content.get("config")
         if not isinstance(old, dict):
             raise InputError(f"{file} lacks its config; remove it to make the cell again")
-        changed = [name for name in sorted(set(old) | set(new)) if old.get(name) != new.get(name)]
-        if changed:
-            values = "; ".join(f"{name} was {old.get(name)!r}, now {new.get(name)!r}" for name in changed)
+        if changed := differences(old, config_of(self.experiment_of(cell))):
             raise InputError(
-                f"{file} was made by another config, and one table has one: {values}; set that back, or remove the "
+                f"{file} was made by another config, and one table has one: {changed}; set that back, or remove the "
                 "file to make the cell again, or name another page with --results"
             )
         return content

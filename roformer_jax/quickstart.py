@@ -18,9 +18,10 @@ from roformer_jax.pretraining import Pretraining
 from roformer_jax.report.results import MaskedWord, QuickstartResults
 from roformer_jax.run_folder import RESULTS, TOKENIZER, read_json
 from roformer_jax.sharding import MeshConfig, make_mesh
-from roformer_jax.tasks.classification import Splits, confusion_matrix
+from roformer_jax.tasks.classification import Splits
 from roformer_jax.tasks.corpus import CorpusConfig
 from roformer_jax.tasks.masked_lm import fill_mask
+from roformer_jax.tasks.scores import confusion_matrix
 from roformer_jax.trained import Classifier, load_params
 from roformer_jax.training.writer import read_metrics
 

@@ -98,14 +98,17 @@ def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The fields that differ, with both values, in words; empty where none does."""
+    changed = [field for field in sorted(set(old) | set(new)) if old.get(field) != new.get(field)]
+    return "; ".join(f"{field} was {old.get(field)!r}, now {new.get(field)!r}" for field in changed)
+
+
 def check_same(folder: Path, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to continue a run under another config or other data, naming the differing fields and both values."""
-    old, new = shaping(old), shaping(new)
-    changed = [field for field in sorted(set(old) | set(new)) if old.get(field) != new.get(field)]
-    if changed:
-        values = "; ".join(f"{field} was {old.get(field)!r}, now {new.get(field)!r}" for field in changed)
+    if changed := differences(shaping(old), shaping(new)):
         raise InputError(
-            f"{folder} holds a run of another {name}: {values}; "
+            f"{folder} holds a run of another {name}: {changed}; "
             "choose another --run-dir, or start it with the old value to continue it"
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, themed_figure
+from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, save_figure, themed_figure
 
 LINES = ("blue", "orange", "ink", "muted")  # of the palette, for the first encodings; then from the start, dashed
 WIDTH, HEIGHT = 6.4, 3.4  # inches
@@ -37,6 +37,4 @@ def draw_curves(file: Path, runs: Mapping[str, Sequence[Rows]], metric: str) -> 
             ends.append(EndLabel(mean[-1], f"{encoding} {mean[-1]:.3f}", colour))
         axes.set(xlabel="update", ylabel=metric.replace("_", " "))
         label_ends(axes, ends)
-        draft = file.with_name(f".partial-{file.name}")
-        figure.savefig(draft, format="svg", facecolor=COLOURS["page"], metadata={"Date": None})
-        draft.replace(file)
+        save_figure(figure, file)

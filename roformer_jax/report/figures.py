@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
@@ -40,6 +41,7 @@ _RC = {
     "xtick.color": COLOURS["muted"],
     "ytick.color": COLOURS["muted"],
 }
+DOTS_PER_INCH = 200
 _LINE_INCHES = 0.23  # a line of a label with a little air, in inches of the figure
 
 
@@ -92,6 +94,14 @@ def themed_figure(width: float, height: float) -> Iterator[Figure]:
         matplotlib.rcdefaults()  # the reader's own matplotlibrc must not change a figure
         matplotlib.rcParams.update(_RC)
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Writes a figure, SVG or PNG by the file's name, so that the file is absent, old or complete."""
+    draft = file.with_name(f".partial-{file.name}")
+    metadata = {"Date": None} if file.suffix == ".svg" else None  # the same bytes every time
+    figure.savefig(draft, dpi=DOTS_PER_INCH, facecolor=COLOURS["page"], metadata=metadata)
+    draft.replace(file)
 
 
 def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:

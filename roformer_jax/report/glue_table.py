@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roformer_jax.report.comparison import LINES
-from roformer_jax.report.figures import COLOURS, themed_figure
+from roformer_jax.report.figures import COLOURS, save_figure, themed_figure
 
 WIDTH, HEIGHT = 6.4, 3.4  # inches
 
@@ -118,9 +118,7 @@ def draw_table(file: Path, best: Best, models: Sequence[str], tasks: Sequence[st
         axes.set_xticks(range(len(shown)), shown)
         axes.set(ylabel="score on the development set", xlim=(-0.5, len(shown) - 0.5))
         axes.legend(frameon=False, fontsize=9, ncols=len(models), loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        draft = file.with_name(f".partial-{file.name}")
-        figure.savefig(draft, format="svg", facecolor=COLOURS["page"], metadata={"Date": None})
-        draft.replace(file)
+        save_figure(figure, file)
     return True
 
 

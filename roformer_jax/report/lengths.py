@@ -8,10 +8,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from roformer_jax.errors import InputError
 from roformer_jax.lengths import Measured
 from roformer_jax.report.comparison import LINES
-from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, themed_figure
+from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, save_figure, themed_figure
 
 WIDTH, HEIGHT = 6.4, 3.6  # inches
-DOTS_PER_INCH = 200
 
 
 def draw_lengths(folder: Path, points: Sequence[Measured], trained: int) -> list[Path]:
@@ -47,8 +46,5 @@ def draw_lengths(folder: Path, points: Sequence[Measured], trained: int) -> list
         axes.set(xlabel="length of a row (tokens)", ylabel=measured[0].metric.replace("_", " "))
         label_ends(axes, ends)
         for file in files:
-            draft = file.with_name(f".partial-{file.name}")
-            metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(draft, dpi=DOTS_PER_INCH, facecolor=COLOURS["page"], metadata=metadata)
-            draft.replace(file)
+            save_figure(figure, file)
     return files

@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from roformer_jax import rope
-from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, themed_figure
+from roformer_jax.report.figures import COLOURS, EndLabel, label_ends, save_figure, themed_figure
 from roformer_jax.spectrum import SCALINGS, Spectrum
 
 PAPER_DISTANCES = np.arange(257)  # figure 2 of the paper
 WIDTH, HEIGHT = 6.4, 3.4  # inches
-DOTS_PER_INCH = 200
 LABEL_DEPTH = 0.15  # how far down its fall a scaling is named: there the curves lie apart
 
 
@@ -30,10 +29,7 @@ def draw(spectrum: Spectrum, folder: Path) -> Iterator[Path]:
             plot(axes, spectrum)
             for suffix in (".svg", ".png"):
                 file = folder / f"rope-{name}{suffix}"
-                partial = file.with_name(f".partial-{file.name}")
-                metadata = {"Date": None} if suffix == ".svg" else None  # the same bytes every time
-                figure.savefig(partial, dpi=DOTS_PER_INCH, facecolor=COLOURS["page"], metadata=metadata)
-                partial.replace(file)
+                save_figure(figure, file)
                 yield file
 
 
@@ -42,9 +38,7 @@ def draw_decay(file: Path, head_size: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with themed_figure(WIDTH, HEIGHT) as figure:
         decay(figure.subplots(), Spectrum(head_size=head_size))
-        draft = file.with_name(f".partial-{file.name}")
-        figure.savefig(draft, format="svg", facecolor=COLOURS["page"], metadata={"Date": None})
-        draft.replace(file)
+        save_figure(figure, file)
 
 
 def decay(axes: Axes, spectrum: Spectrum) -> None:

@@ -19,7 +19,7 @@ from roformer_jax.flops import training_flops
 from roformer_jax.models import Model, RoFormerConfig, build_classifier
 from roformer_jax.sharding import place_batch, share_of_rows
 from roformer_jax.tasks.corpus import cross_entropy, describe, row_bounds, row_shapes
-from roformer_jax.tasks.scores import OF_MARGINS, SCORES
+from roformer_jax.tasks.scores import score
 from roformer_jax.tasks.task import Problem, Task
 from roformer_jax.training.step import Between, never_stops
 from roformer_jax.typing import Array, PRNGKeyArray, PyTree
@@ -232,28 +232,3 @@ class Predictor:
         if outputs is None or not np.all(seen == 1):
             raise RuntimeError(f"evaluation saw {int(np.sum(seen == 1))} of {num_examples} examples exactly once")
         return outputs
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over classes, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
-    return shifted / np.sum(shifted, axis=-1, keepdims=True)
-
-
-def score(outputs: np.ndarray, labels: np.ndarray, metrics: tuple[str, ...]) -> dict[str, float]:
-    """The named scores and the mean loss of outputs [examples, outputs] against labels [examples]."""
-    if np.issubdtype(labels.dtype, np.floating):
-        predictions = outputs[:, 0]
-        loss = np.mean(np.square(predictions.astype(np.float64) - labels))
-    else:
-        predictions = np.argmax(outputs, axis=-1)
-        loss = -np.mean(np.log(np.maximum(probabilities(outputs)[np.arange(len(labels)), labels], 1e-300)))
-    given = {name: outputs[:, 1] - outputs[:, 0] if name in OF_MARGINS else predictions for name in metrics}
-    return {"loss": float(loss)} | {name: float(SCORES[name](given[name], labels)) for name in metrics}
-
-
-def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Counts [truth, predicted]."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (truth, predicted), 1)
-    return counts

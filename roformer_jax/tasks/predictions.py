@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roformer_jax.tasks.classification import probabilities
+from roformer_jax.tasks.scores import probabilities
 
 
 def write_submission(path: Path, outputs: np.ndarray, label_names: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The scores of GLUE and of triples, in NumPy: each compares the predictions of a whole set with its labels."""
+"""What the outputs of a whole set are worth, in NumPy: the scores of GLUE and of triples, losses, confusion."""
 
 from collections.abc import Callable
 
@@ -56,3 +56,28 @@ SCORES: dict[str, Score] = {
     "triples": triples,
 }
 OF_MARGINS = frozenset({"triples"})  # take the logit of class 1 less that of class 0 for a prediction
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over classes, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return shifted / np.sum(shifted, axis=-1, keepdims=True)
+
+
+def score(outputs: np.ndarray, labels: np.ndarray, metrics: tuple[str, ...]) -> dict[str, float]:
+    """The named scores and the mean loss of outputs [examples, outputs] against labels [examples]."""
+    if np.issubdtype(labels.dtype, np.floating):
+        predictions = outputs[:, 0]
+        loss = np.mean(np.square(predictions.astype(np.float64) - labels))
+    else:
+        predictions = np.argmax(outputs, axis=-1)
+        loss = -np.mean(np.log(np.maximum(probabilities(outputs)[np.arange(len(labels)), labels], 1e-300)))
+    given = {name: outputs[:, 1] - outputs[:, 0] if name in OF_MARGINS else predictions for name in metrics}
+    return {"loss": float(loss)} | {name: float(SCORES[name](given[name], labels)) for name in metrics}
+
+
+def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """Counts [truth, predicted]."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (truth, predicted), 1)
+    return counts

@@ -12,11 +12,8 @@ from roformer_jax.tasks.classification import (
     Predictor,
     classification_loss,
     classification_task,
-    confusion_matrix,
     pack,
-    probabilities,
     regression_loss,
-    score,
 )
 from tests.models.parameters import random_params
 from tests.tasks.made_up import (
@@ -213,31 +210,6 @@ def test_a_label_outside_the_classes_gives_a_nan_loss():
     for label in (2, -1):
         batch = batch_of(np.array([[label, 1]], np.int32), [[1, 2]])
         assert np.isnan(classification_loss(fake_model(np.zeros((1, 2, 2), np.float32)))({}, batch, None)["loss"])
-
-
-def test_probabilities_are_a_softmax_that_does_not_overflow():
-    found = probabilities(np.array([[0.0, np.log(3.0)], [1000.0, -1000.0], [-1000.0, -1000.0]], np.float32))
-    np.testing.assert_allclose(found, [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], rtol=4 * EPS)
-
-
-def test_scores_worked_by_hand():
-    outputs = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3]], np.float32))
-    found = score(outputs, np.array([0, 2, 1, 1], np.int32), ("accuracy",))
-    expected = {"accuracy": 3 / 4, "loss": -np.mean(np.log([0.5, 0.8, 0.3, 0.5]))}
-    assert found == pytest.approx(expected, rel=4 * EPS)
-    scores, labels = np.array([[1.0], [2.0], [3.0]], np.float32), np.array([1.0, 3.0, 2.0], np.float32)
-    found = score(scores, labels, ("pearson", "spearman"))
-    assert found == pytest.approx({"loss": 2 / 3, "pearson": 0.5, "spearman": 0.5}, rel=4 * EPS)
-
-
-def test_a_label_of_no_probability_costs_a_finite_loss():
-    outputs = np.array([[1e6, 0.0]], np.float32)
-    assert np.isfinite(score(outputs, np.array([1], np.int32), ())["loss"])
-
-
-def test_confusion_matrix_counts_truth_by_prediction():
-    found = confusion_matrix(np.array([0, 1, 1, 2, 1]), np.array([0, 1, 0, 2, 1]), 3)
-    np.testing.assert_array_equal(found, [[1, 1, 0], [0, 2, 0], [0, 0, 1]])
 
 
 def test_cached_rows_depend_on_texts_pairs_labels_and_length(tokenizer, cache_dir):

@@ -5,9 +5,19 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roformer_jax.tasks import classification
-from roformer_jax.tasks.scores import SCORES, accuracy, f1, matthews, pearson, spearman
+from roformer_jax.tasks.scores import (
+    SCORES,
+    accuracy,
+    confusion_matrix,
+    f1,
+    matthews,
+    pearson,
+    probabilities,
+    score,
+    spearman,
+)
 
+EPS = float(np.finfo(np.float32).eps)
 PREDICTIONS, LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 1]), np.array([1, 1, 0, 0, 0, 0, 1, 1])
 REFERENCES = {
     "accuracy": sklearn.metrics.accuracy_score,
@@ -57,7 +67,7 @@ def test_a_triple_is_right_where_the_pair_of_class_1_has_the_larger_margin():
     margins = np.array([3.0, 2.0, -4.0, -3.0, 0.0, 0.0, -2.0, -1.0])
     outputs, labels = np.stack([5 - margins / 2, 5 + margins / 2], axis=1), np.array([1, 0, 0, 1, 1, 0, 0, 1])
     # 3 > 2: right; -3 > -4: right; equal: wrong; -1 > -2: right. One by one, half of them are on the wrong side of 0.
-    found = classification.score(outputs, labels, ("triples", "accuracy"))
+    found = score(outputs, labels, ("triples", "accuracy"))
     assert (found["triples"], found["accuracy"]) == (3 / 4, 4 / 8)
 
 
@@ -78,7 +88,32 @@ def test_f1_without_positives_is_zero():
 
 
 def test_every_score_is_a_python_float_and_perfect_predictions_score_one():
-    for name, score in SCORES.items():
+    for name, function in SCORES.items():
         labels = np.array([0, 1, 1, 0]) if name == "triples" else LABELS  # one of each two rows
-        assert type(score(labels, labels)) is float
-        assert score(labels, labels) == pytest.approx(1.0, rel=1e-15)
+        assert type(function(labels, labels)) is float
+        assert function(labels, labels) == pytest.approx(1.0, rel=1e-15)
+
+
+def test_probabilities_are_a_softmax_that_does_not_overflow():
+    found = probabilities(np.array([[0.0, np.log(3.0)], [1000.0, -1000.0], [-1000.0, -1000.0]], np.float32))
+    np.testing.assert_allclose(found, [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], rtol=4 * EPS)
+
+
+def test_scores_worked_by_hand():
+    outputs = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3]], np.float32))
+    found = score(outputs, np.array([0, 2, 1, 1], np.int32), ("accuracy",))
+    expected = {"accuracy": 3 / 4, "loss": -np.mean(np.log([0.5, 0.8, 0.3, 0.5]))}
+    assert found == pytest.approx(expected, rel=4 * EPS)
+    scores, labels = np.array([[1.0], [2.0], [3.0]], np.float32), np.array([1.0, 3.0, 2.0], np.float32)
+    found = score(scores, labels, ("pearson", "spearman"))
+    assert found == pytest.approx({"loss": 2 / 3, "pearson": 0.5, "spearman": 0.5}, rel=4 * EPS)
+
+
+def test_a_label_of_no_probability_costs_a_finite_loss():
+    outputs = np.array([[1e6, 0.0]], np.float32)
+    assert np.isfinite(score(outputs, np.array([1], np.int32), ())["loss"])
+
+
+def test_confusion_matrix_counts_truth_by_prediction():
+    found = confusion_matrix(np.array([0, 1, 1, 2, 1]), np.array([0, 1, 0, 2, 1]), 3)
+    np.testing.assert_array_equal(found, [[1, 1, 0], [0, 2, 0], [0, 0, 1]])
