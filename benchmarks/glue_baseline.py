@@ -1,17 +1,18 @@
 """Checks cells of the GLUE table against PyTorch: the same checkpoint, examples and hyper-parameters in transformers.
 
     make bench-peers                        # once: the peers, in an environment of their own
-    python -m benchmarks.glue_baseline --folder path/to/glue --tasks mrpc stsb --seeds 0 1 2 [--json]
+    python -m benchmarks.glue_baseline --folder path/to/glue --tasks mrpc stsb
 
-Only cells of the checkpoint as it is (`original`) that are finished are compared, at their learning rate. The peer has
-its own data order, dropout and head; scores are this project's, of the peer's predictions.
+Only cells of the checkpoint as it is (`original`) that are finished are run, at their learning rate. The peer has its
+own data order, dropout and head; scores are this project's, of the peer's predictions. Finished runs are JSON files
+beside the table's cells, are not made again, and stand under the table in docs/results.md.
 """
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from roformer_jax.data.files import resolve
 from roformer_jax.data.glue import GLUE, read_glue
 from roformer_jax.data.packing import pack_examples
 from roformer_jax.data.tokenizer import Tokenizer, load_tokenizer
-from roformer_jax.glue_table import ORIGINAL, SMALL_EPOCHS
+from roformer_jax.glue_table import ORIGINAL, PYTORCH, SMALL_EPOCHS, Cell, GlueTable
 from roformer_jax.tasks.scores import score
 
 CONFIG = Path(__file__).parents[1] / "configs" / "glue_table.py"
@@ -47,44 +48,58 @@ def tokenized(examples: Examples, tokenizer: Tokenizer, length: int) -> list[dic
     return found
 
 
+def examples_of(table: GlueTable, name: str, folder: str) -> dict:
+    """What the peer trains and predicts on."""
+    task = GLUE[name]
+    tokenizer = load_tokenizer(resolve(table.adaptation.init_from))
+    return {"classes": len(task.label_names)} | {
+        side: tokenized(read_glue(task, folder, split), tokenizer, table.finetuning.length)
+        for side, split in (("train", "train"), ("evaluation", task.eval_splits[0]))
+    }
+
+
+def run(table: GlueTable, cell: Cell, data: dict, peer: Peer) -> None:
+    """Fine-tunes in PyTorch with the hyper-parameters of a cell, and writes its file and the page."""
+    request = {"learning_rate": cell.learning_rate, "epochs": SMALL_EPOCHS, "seed": cell.seed}
+    began = time.monotonic()
+    outputs = np.array(peer.turn(request), np.float32)
+    seconds = round(time.monotonic() - began, 1)
+    theirs, metrics = cell._replace(model=PYTORCH), GLUE[cell.task].metrics
+    labels = np.array([example["label"] for example in data["evaluation"]])
+    content = theirs._asdict() | {
+        "metric": metrics[-1],
+        "score": score(outputs, labels, metrics)[metrics[-1]],
+        "epochs": SMALL_EPOCHS,
+        "training_examples": len(data["train"]),
+        "evaluation_examples": len(data["evaluation"]),
+        "seconds": seconds,
+        "made": machine() | peer.about,
+    }
+    table.write(theirs, content)
+    table.write_page()
+    print(f"{theirs.name}: {content['metric']} {content['score']:.4f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, help="GLUE in its official form")
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "stsb"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--peers-python", default=".venv-bench/bin/python")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     table = load_config(CONFIG)
-    folder = resolve(table.adaptation.init_from)
-    tokenizer = load_tokenizer(folder)
-    results = {}
     for name in options.tasks:
-        task = GLUE[name]
-        train, dev = (read_glue(task, options.folder, split) for split in ("train", task.eval_splits[0]))
-        data = {"classes": len(task.label_names)} | {
-            side: tokenized(examples, tokenizer, table.finetuning.length)
-            for side, examples in (("train", train), ("evaluation", dev))
-        }
-        cells = [made for seed in options.seeds if (made := table.store.read(table.chosen(ORIGINAL, name, seed)))]
-        if not cells:
-            sys.exit(f"no cell of {ORIGINAL}/{name} is finished in {table.cells}")
+        finished = [cell for seed in table.seeds if table.made(cell := table.chosen(ORIGINAL, name, seed))]
+        if not finished:
+            sys.exit(f"no cell of {ORIGINAL}/{name} is finished in {table.folder}")
+        data = examples_of(table, name, options.folder)
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(data, file)
             file.flush()
-            with Peer("glue_baseline", folder, file.name, python=options.peers_python) as peer:
-                theirs = []
-                for cell in cells:
-                    request = {"learning_rate": cell.learning_rate, "epochs": SMALL_EPOCHS, "seed": cell.seed}
-                    outputs = np.array(peer.turn(request), np.float32)
-                    theirs.append(score(outputs, dev.labels, task.metrics)[task.metrics[-1]])
-        ours = [cell.score for cell in cells]
-        gap = 100 * (statistics.mean(ours) - statistics.mean(theirs))
-        results[name] = {"metric": task.metrics[-1], "ours": ours, "peer": theirs, "difference_in_points": gap}
-        if not options.json:
-            print(f"{name} {task.metrics[-1]}: ours {ours}, PyTorch {theirs}, difference {gap:+.2f} points", flush=True)
-    if options.json:
-        print(json.dumps({"machine": machine(), "results": results}, indent=2))
+            checkpoint = resolve(table.adaptation.init_from)
+            with Peer("glue_baseline", checkpoint, file.name, python=options.peers_python) as peer:
+                for cell in finished:
+                    if table.independent(cell) is None:
+                        run(table, cell, data, peer)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from roformer_jax.training.writer import read_metrics
 from roformer_jax.warm_start import InitPositions
 
 ORIGINAL = "original"  # the model that is fine-tuned from the checkpoint as it is
+PYTORCH = "pytorch"  # the same fine-tunings by transformers, which `benchmarks.glue_baseline` makes
 SMALL_EPOCHS, LARGE_EPOCHS = 3.0, 1.0  # as the paper, except that it trains three epochs on large tasks too
 
 
@@ -138,7 +139,13 @@ class GlueTable(CellTable):
     def made(self, cell: Cell) -> Made | None:
         """A finished cell for the page; None if it is not finished."""
         content = self.read(cell)
-        return content and Made(cell.name, **{name: content[name] for name in Made._fields[1:]})
+        return content and shown(cell, content)
+
+    def independent(self, cell: Cell) -> Made | None:
+        """The run of a cell of the checkpoint as it is in PyTorch; None if it is not finished."""
+        theirs = cell._replace(model=PYTORCH)
+        file = self.file_of(theirs.name)
+        return shown(theirs, read_json(file)) if file.exists() else None
 
     def adapt(self, encoding: str) -> None:
         """Run the masked-LM adaptation of an encoding, or what is left of it, and write its losses beside the cells."""
@@ -191,10 +198,14 @@ class GlueTable(CellTable):
             (model, task): [made for seed in self.seeds if (made := self.made(self.chosen(model, task, seed)))]
             for model, task in itertools.product(self.models, tasks)
         }
+        independent = {
+            task: [made for seed in self.seeds if (made := self.independent(self.chosen(ORIGINAL, task, seed)))]
+            for task in tasks
+        }
         figure = self.folder.with_suffix(".svg")
         drawn = draw_table(figure, best, self.models, tasks)
         return table_lines(
-            best, models=self.models, whole={task: GLUE[task].training_examples for task in tasks},
+            best, independent, models=self.models, whole={task: GLUE[task].training_examples for task in tasks},
             command=self.command, facts=self.facts(), link_to=self.link_to,
             figure=figure.relative_to(Path(self.results).parent) if drawn else None,
         )  # fmt: skip
@@ -221,3 +232,8 @@ class GlueTable(CellTable):
         """The cell that stands in the table for a model, task and seed."""
         tasks = (task,) if task in self.small_tasks else self.small_tasks
         return Cell(model, task, self.best_rate(model, tasks), seed)
+
+
+def shown(cell: Cell, content: Mapping[str, Any]) -> Made:
+    """What the page says of a finished cell."""
+    return Made(cell.name, **{name: content[name] for name in Made._fields[1:]})

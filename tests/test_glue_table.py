@@ -30,8 +30,11 @@ def table(tmp_path):
 
 
 def finish(table, cell, score):
-    content = {"metric": "f1", "score": score, "training_examples": 3668, "seconds": 60.0}
-    table.write(cell, cell._asdict() | content | {"config": config_of(table.experiment_of(cell))})
+    table.write(cell, measured(cell, score) | {"config": config_of(table.experiment_of(cell))})
+
+
+def measured(cell, score):
+    return cell._asdict() | {"metric": "f1", "score": score, "training_examples": 3668, "seconds": 60.0}
 
 
 def next_of(table):
@@ -107,6 +110,20 @@ def test_the_page_names_subsets_scores_and_what_is_missing(table):
     table.write_page()
     assert "| sst2 (f1) | 3,668, a subset of 67,349 | not made yet |" in Path(table.results).read_text(encoding="utf-8")
     assert (Path(table.results).parent / "page" / "glue.svg").exists()
+
+
+def test_the_page_sets_runs_in_pytorch_beside_the_same_cells_and_no_others(table):
+    ours = [Cell("original", "mrpc", 5e-5, seed) for seed in table.seeds]
+    finish(table, ours[0], 0.86)
+    finish(table, ours[1], 0.97)
+    for theirs, score in ((ours[0], 0.85), (ours[0]._replace(learning_rate=2e-5), 0.5)):  # one that was not chosen
+        table.write(theirs := theirs._replace(model="pytorch"), measured(theirs, score))
+    table.write_page()
+    page = Path(table.results).read_text(encoding="utf-8")
+    link = "page/glue/pytorch/mrpc-5e-05-0.json"
+    assert (
+        f"PyTorch (`benchmarks.glue_baseline`): mrpc 85.0 ([85.0]({link}); 5e-05), original lies +1.0 from it." in page
+    )
 
 
 def made(model, *scores):

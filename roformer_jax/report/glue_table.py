@@ -33,13 +33,14 @@ Best = Mapping[tuple[str, str], Sequence[Made]]
 
 
 def table_lines(
-    best: Best, *, models: Sequence[str], whole: Mapping[str, int], command: str, facts: str,
-    link_to: Callable[[str], str], figure: Path | None,
+    best: Best, independent: Mapping[str, Sequence[Made]], *, models: Sequence[str], whole: Mapping[str, int],
+    command: str, facts: str, link_to: Callable[[str], str], figure: Path | None,
 ) -> list[str]:  # fmt: skip
     """The section's lines of Markdown.
 
     Args:
       best: what is finished.
+      independent: task -> the same fine-tunings of the first model in PyTorch that are finished.
       models: the columns; the second and third are compared.
       whole: task -> training examples of the official data; the rows of the table, in order.
       command: what makes the table.
@@ -65,6 +66,7 @@ def table_lines(
         "",
         "Scores on the development set, times 100: mean ± standard deviation over seeds (each seed's; learning rate).",
         verdict(best, list(whole), one, other),
+        *_checked({task: (best[models[0], task], independent[task]) for task in whole}, models[0], link_to),
         "",
         facts,
         f"Made by `{command}`; {_minutes(best)} minutes of fine-tuning for what is shown.",
@@ -120,6 +122,18 @@ def draw_table(file: Path, best: Best, models: Sequence[str], tasks: Sequence[st
         axes.legend(frameon=False, fontsize=9, ncols=len(models), loc="lower center", bbox_to_anchor=(0.5, 1.0))
         save_figure(figure, file)
     return True
+
+
+def _checked(
+    pairs: Mapping[str, tuple[Sequence[Made], Sequence[Made]]], model: str, link_to: Callable[[str], str]
+) -> list[str]:
+    """What PyTorch makes of the seeds that both have, and how far ours lies from it."""
+    found = []
+    for task, (ours, theirs) in pairs.items():
+        seeds = {made.seed for made in theirs}
+        if same := [made for made in ours if made.seed in seeds]:
+            found.append(f"{task} {_score(theirs, link_to)}, {model} lies {_gap(same, theirs)[0]:+.1f} from it")
+    return [f"The same fine-tunings in PyTorch (`benchmarks.glue_baseline`): {'; '.join(found)}."] if found else []
 
 
 def _examples(cells: Sequence[Made], whole: int) -> str:
