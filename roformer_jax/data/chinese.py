@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from roformer_jax.data.files import read_object
 from roformer_jax.errors import InputError
 
 JIEBA = "jieba"
@@ -123,7 +124,8 @@ def transformers_class(folder: Path) -> tuple[str | None, dict[str, bool | None]
     Raises:
         InputError: a configuration that cannot be read, or a setting of another type.
     """
-    settings, config = (_read_object(folder / name) for name in (SETTINGS, CONFIG))
+    files = (folder / SETTINGS, folder / CONFIG)
+    settings, config = (read_object(file) if file.exists() else {} for file in files)
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if not isinstance(named, str | None):
         raise InputError(f"{folder}: tokenizer_class = {named!r} is no name")
@@ -135,18 +137,3 @@ def transformers_class(folder: Path) -> tuple[str | None, dict[str, bool | None]
     if not isinstance(normalizer["lowercase"], bool) or not isinstance(normalizer["strip_accents"], bool | None):
         raise InputError(f"{folder / SETTINGS}: do_lower_case and strip_accents are true or false, got {normalizer}")
     return named, normalizer
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return content

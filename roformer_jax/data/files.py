@@ -3,12 +3,13 @@
 import bz2
 import gzip
 import importlib.util
+import json
 import stat
 import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from roformer_jax.errors import InputError
 
@@ -100,6 +101,23 @@ def read_document(path: Path, encoding: str = "utf-8") -> str:
             "split it into several"
         )
     return check_length(_decoded(raw, path, encoding), f"{path}:1")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      InputError: no such file, or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__} instead of a JSON object")
+    return content
 
 
 def read_standard_input(encoding: str = "utf-8") -> str:

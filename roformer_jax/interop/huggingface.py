@@ -10,9 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from roformer_jax.data.files import read_object
 from roformer_jax.errors import InputError
 from roformer_jax.interop.configuration import Description, configuration, described, family_of
-from roformer_jax.interop.tensor_files import WHOLE, Tensors, read_object, read_tensors, write_object, write_tensors
+from roformer_jax.interop.tensor_files import WHOLE, Tensors, read_tensors, write_object, write_tensors
 from roformer_jax.interop.weights import entries, names_of, to_params, to_tensors
 from roformer_jax.models import Head, RoFormerConfig, build
 from roformer_jax.typing import PyTree

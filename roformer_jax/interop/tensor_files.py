@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from roformer_jax.data.files import read_object
 from roformer_jax.errors import InputError
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -67,23 +68,6 @@ def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     _write(folder / WHOLE, save(contiguous, metadata={"format": "pt"}))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-      InputError: no such file, or not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__} instead of a JSON object")
-    return content
 
 
 def write_object(path: Path, content: Mapping[str, Any]) -> None:

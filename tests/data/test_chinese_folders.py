@@ -120,10 +120,10 @@ def test_added_tokens_are_refused(chinese, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer_config.json", "{", r"tokenizer_config\.json: not JSON"),
-        ("tokenizer_config.json", "[]", r"tokenizer_config\.json: not a JSON object"),
-        ("config.json", "3", r"config\.json: not a JSON object"),
-        ("config.json", "[" * 100_000, r"config\.json: not JSON"),
+        ("tokenizer_config.json", "{", r"tokenizer_config\.json is not valid JSON"),
+        ("tokenizer_config.json", "[]", r"tokenizer_config\.json holds a list instead of a JSON object"),
+        ("config.json", "3", r"config\.json holds a int instead of a JSON object"),
+        ("config.json", "[" * 100_000, r"config\.json is not valid JSON"),
         ("tokenizer_config.json", '{"tokenizer_class": ["RoFormerTokenizer"]}', "tokenizer_class = "),
         (
             "tokenizer_config.json",
