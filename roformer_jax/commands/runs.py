@@ -19,7 +19,7 @@ def evaluate(arguments: list[str]) -> None:
 
     @dataclass(frozen=True)
     class Evaluate:
-        """Metrics of a run's newest checkpoint on its held-out data."""
+        """Metrics on a run's held-out data: of its newest checkpoint, or of the mean of those that translates."""
 
         run: tyro.conf.Positional[Path]
         """Folder of the run."""

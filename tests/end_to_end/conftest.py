@@ -43,6 +43,11 @@ class Outcome(NamedTuple):
     err: str
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """What `evaluate` printed, four decimals of each."""
+        return {name: float(value) for name, value in map(str.split, self.out.splitlines())}
+
+    @property
     def text(self) -> str:
         return re.sub(r"(\s|[─│╭╮╰╯]|-{3,}|^[|+]|[|+]$)+", " ", self.out + self.err, flags=re.MULTILINE).strip()
 

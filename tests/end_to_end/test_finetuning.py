@@ -63,10 +63,6 @@ def predictions(folder, name):
     return header, [row[0] for row in rows], np.array([row[1:] for row in rows], float)
 
 
-def printed_metrics(outcome):
-    return dict(line.split() for line in outcome.out.splitlines())
-
-
 def test_every_command_that_should_succeed_does(outcomes):
     _, done = outcomes
     assert {name: outcome.err for name, outcome in done.items() if outcome.code != 0 and name not in REFUSED} == {}
@@ -94,8 +90,8 @@ def test_architecture_and_tokenizer_are_the_pretrained_run_s(outcomes, pretraine
 def test_evaluate_prints_the_metrics_of_the_results(outcomes, pretrained, kind):
     folder, done = outcomes
     run, command = (folder / "classes", "evaluate") if kind == "fine-tuned" else (pretrained, "evaluate pretrained")
-    expected = {name: f"{value:.4f}" for name, value in read_json(run / "results.json")["metrics"].items()}
-    assert printed_metrics(done[command]) == expected
+    expected = {name: round(value, 4) for name, value in read_json(run / "results.json")["metrics"].items()}
+    assert done[command].metrics == expected
     assert set(expected) == ({"loss", "accuracy"} if kind == "fine-tuned" else {"loss", "accuracy", "unigram_loss"})
 
 
@@ -106,8 +102,7 @@ def test_a_run_is_evaluated_without_what_it_started_from_and_on_other_devices(ou
     outcome = here("evaluate", str(run))
     assert outcome.code == 0, outcome.err
     expected = read_json(run / "results.json")["metrics"]
-    found = {name: float(value) for name, value in printed_metrics(outcome).items()}
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert outcome.metrics == pytest.approx(expected, abs=1e-4)
 
 
 def test_predictions_are_one_row_an_input_with_probabilities_that_sum_to_one(outcomes):

@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from roformer_jax.run_folder import read_json
 from tests.tasks.test_translation import write_pairs
 
 SMALL = [
@@ -48,6 +50,18 @@ def test_a_run_learns_and_says_the_bleu_of_its_tests(run):
     (score,) = json.loads((run / "bleu.json").read_text(encoding="utf-8")).values()
     assert set(score) == {"bleu", "signature"}
     assert len((run / "translations" / "test.txt").read_text(encoding="utf-8").splitlines()) == 4
+
+
+def test_evaluate_measures_the_mean_of_the_checkpoints_as_it_translates(run, here, tmp_path):
+    """The results are those of the last checkpoint alone; to four decimals, and eight devices add otherwise."""
+    last = shutil.copytree(run, tmp_path / "last")
+    (last / "config.json").write_text(json.dumps(read_json(run / "config.json") | {"averaged": 1}), encoding="utf-8")
+    of_mean, of_last = here("evaluate", str(run)), here("evaluate", str(last))
+    assert (of_mean.code, of_last.code) == (0, 0), of_mean.err + of_last.err
+    expected = read_json(run / "results.json")["metrics"]
+    assert of_last.metrics == pytest.approx(expected, abs=1e-4)
+    assert set(of_mean.metrics) == set(expected)
+    assert abs(of_mean.metrics["loss"] - expected["loss"]) > 0.01  # forty updates move far
 
 
 def test_lines_from_the_standard_input_are_translated_as_those_of_a_file(run, here, monkeypatch, tmp_path):
