@@ -1,15 +1,15 @@
 """`plan`, as a person calls it, for chips that are not there."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.aot.conftest import AOT, ENVIRONMENT
+
 ROOT = Path(__file__).parents[2]
-AOT = Path(sys.prefix) / "aot"
 TINY = [
     *["--model.num-hidden-layers", "2", "--model.hidden-size", "32", "--model.intermediate-size", "64"],
     *["--data.length", "16", "--training.batch-size", "4"],
@@ -21,8 +21,7 @@ def run_plan(topology, *flags):
     if not (AOT / CHIPS[topology]).exists():
         pytest.skip(f"no {CHIPS[topology]} in {AOT}: `make test` installs it on Linux x86-64, with a network")
     command = [sys.executable, "-m", "roformer_jax", "plan", "configs/charlm_small.py", "--topology", topology]
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *flags], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

@@ -61,7 +61,6 @@ def environment(tmp_path_factory) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": compiled,
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # quick to compile
         "COLUMNS": "100",
         "PYTHONPATH": str(ROOT),
     }
