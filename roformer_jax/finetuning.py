@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from roformer_jax.data.examples import Examples, examples_from_table, label_set
 from roformer_jax.data.glue import GLUE, available_eval_splits, read_glue
-from roformer_jax.data.sources import Table, deduplicate, read_table, split_by_content
+from roformer_jax.data.sources import Table, deduplicate, read_table, rows_of, split_by_content
 from roformer_jax.data.triples import pairs_of, read_triples, split_triples
 from roformer_jax.data.vocabulary import tokenizer_for
 from roformer_jax.errors import InputError
@@ -112,6 +112,8 @@ class TableConfig:
     """Column of the class, or of the score in a regression."""
     regression: bool = False
     """Whether the labels are scores to predict instead of classes."""
+    unlabelled: str | None = None
+    """What stands for the label in rows that have none (in SNLI and OCNLI a hyphen); they are left out."""
     encoding: str = "utf-8"
     """Character encoding of the files."""
 
@@ -123,8 +125,13 @@ class TableConfig:
             raise InputError(f"data.holdout = {self.holdout} must lie strictly between 0 and 1")
 
     def read(self, path: str) -> Table:
-        """The text and label columns of the table at `path`."""
-        return read_table(path, (*self.text_columns, self.label_column), encoding=self.encoding)
+        """The text and label columns of the table at `path`, without rows that have no label."""
+        table = read_table(path, (*self.text_columns, self.label_column), encoding=self.encoding)
+        labels = table.columns[self.label_column]
+        kept = [i for i, label in enumerate(labels) if label != self.unlabelled]
+        if not kept:
+            raise InputError(f"{path}: data.unlabelled = {self.unlabelled!r} is the label of every row; none is left")
+        return rows_of(table, kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,13 +169,7 @@ class Classification(FineTuning):
         columns = [table.columns[name] for name in self.data.text_columns]
         kept = deduplicate(["\x00".join(row) for row in zip(*columns, strict=True)])
         sides = split_by_content([columns[0][i] for i in kept], self.data.holdout)
-        train, heldout = (
-            Table(
-                {name: [values[kept[i]] for i in side] for name, values in table.columns.items()},
-                [table.where[kept[i]] for i in side],
-            )
-            for side in sides
-        )
+        train, heldout = (rows_of(table, [kept[i] for i in side]) for side in sides)
         if not train.where or not heldout.where:
             raise InputError(
                 f"{self.data.path}: {len(kept)} distinct rows and data.holdout = {self.data.holdout} leave one side "

@@ -50,7 +50,7 @@ MAY_IMPORT = {  # room or top-level module -> what of the package it may import,
     "report": {"rope", "spectrum", "lengths"},
     "cells": {"training", "distributed", "run_folder", "experiment"},
     "comparison": {"training", "experiment", "cells", "lengths", "report"},
-    "similar_cases": {"run_folder", "finetuning", "stages", "comparison"},
+    "pretrained_comparison": {"run_folder", "finetuning", "stages", "comparison"},
     "translation_comparison": {"comparison", "run_folder", "translation"},
     "glue_table": {
         "data", "training", "run_folder", "warm_start", "experiment", "pretraining", "finetuning", "report", "cells",

@@ -57,7 +57,9 @@ DISTINCT = {  # no field that matters is left at its default
     "Classification": Classification(
         **COMMON,
         length=64,
-        data=TableConfig(path="a.csv", validation_path="b.csv", text_columns=("q", "a"), regression=True),
+        data=TableConfig(
+            path="a.csv", validation_path="b.csv", text_columns=("q", "a"), regression=True, unlabelled="-"
+        ),
     ),
     "Glue": Glue(**COMMON, task="stsb", folder="tfds:glue", tokenizer="vocab.txt", lowercase=False),
     "SimilarCases": SimilarCases(

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from roformer_jax.data.files import (
     MAX_CHARACTERS,
@@ -44,7 +44,7 @@ class Table(NamedTuple):
     where: list[str]
 
 
-Row = tuple[str, list[str]]  # (where, fields)
+Row = tuple[str, list[Any]]  # (where, fields): text; in JSON lines any value, and those of wanted columns are checked
 RowParser = Callable[[Path, str], Iterator[Row]]  # the first row holds the column names
 
 
@@ -83,8 +83,9 @@ def read_table(
 ) -> Table:
     """Reads the named columns of a .csv (RFC 4180), .tsv (no quoting), .jsonl, `tfds:`, or folder of class folders.
 
-    "-" is the standard input: lines of the wanted columns with tabs between them, and no header line. Blank lines are
-    skipped. In a folder of class folders, "label" is the class folder's name and "text" a file of it.
+    A .json is read as .jsonl: an object a line. "-" is the standard input: lines of the wanted columns with tabs
+    between them, and no header line. Blank lines are skipped. In a folder of class folders, "label" is the class
+    folder's name and "text" a file of it.
 
     Args:
         path: see the module's docstring; .gz and .bz2 files are unpacked.
@@ -110,6 +111,12 @@ def read_table(
     if drop_short_rows:
         rows = _without_short_rows(rows, len(names))
     return _collect(rows, names, columns, path)
+
+
+def rows_of(table: Table, indices: Sequence[int]) -> Table:
+    """Some rows of a table, in that order."""
+    columns = {name: [values[i] for i in indices] for name, values in table.columns.items()}
+    return Table(columns, [table.where[i] for i in indices])
 
 
 def deduplicate(texts: Sequence[str]) -> list[int]:
@@ -175,7 +182,7 @@ def _collect(rows: Iterator[Row], names: list[str], wanted: Sequence[str], path:
             raise InputError(f"{where}: {len(fields)} fields where the header has {len(names)}")
         table.where.append(where)
         for name, position in zip(wanted, positions, strict=True):
-            table.columns[name].append(check_length(fields[position], where))
+            table.columns[name].append(check_length(_as_text(fields[position], name, where), where))
     if not table.where:
         raise InputError(f"{path}: no rows")
     return table
@@ -222,10 +229,10 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[Row]:
             yield where, names
         if record.keys() != set(names):
             raise InputError(f"{where}: keys {list(record)} where the first line has {names}")
-        yield where, [_json_field(record[name], name, where) for name in names]
+        yield where, [record[name] for name in names]
 
 
-def _json_field(value: object, name: str, where: str) -> str:
+def _as_text(value: object, name: str, where: str) -> str:
     """Strings and numbers as text; JSON can smuggle in lone surrogates, which no encoding can hold."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise InputError(f"{where}: {name!r} is {json.dumps(value)[:40]}, expected a string or a number")
@@ -244,4 +251,4 @@ def _class_folder_rows(root: Path, encoding: str) -> Iterator[Row]:
             yield f"{folder.name}/{file.name}", [read_document(file, encoding), folder.name]
 
 
-PARSERS: dict[str, RowParser] = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _jsonl_rows}
+PARSERS: dict[str, RowParser] = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _jsonl_rows, ".json": _jsonl_rows}

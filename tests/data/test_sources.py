@@ -74,6 +74,7 @@ def test_a_text_file_is_one_document_with_its_blank_lines(tmp_path):
         ("a.tsv", "id\ttext\n1\tone\n2\ttwo\n"),
         ("a.csv", 'id,text\n1,one\n2,"two"\n'),
         ("a.jsonl", '{"id": 1, "text": "one"}\n{"text": "two", "id": 2}\n'),
+        ("a.json", '{"id": null, "text": "one"}\n{"id": [], "text": "two"}\n'),
         ("a.tsv.gz", gzip.compress(b"id\ttext\n1\tone\n2\ttwo\n", mtime=0)),
         ("a.csv.bz2", bz2.compress(b"id,text\n1,one\n2,two\n")),
     ],

@@ -18,7 +18,7 @@ OF_SEVERAL = (
     "StagedPretraining",
     "Comparison",
     "TranslationComparison",
-    "SimilarCasesComparison",
+    "PretrainedComparison",
     "GlueTable",
 )
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))

@@ -1,4 +1,4 @@
-"""Staged pretraining, and the matching of similar cases after it, through the real command line."""
+"""Staged pretraining, and similar cases and their control after it, through the real command line."""
 
 import json
 
@@ -23,25 +23,45 @@ def triples(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, commands, triples, texts):
-    """One length, one seed: two stages, a fine-tuning, and the same command again."""
+def inferences(tmp_path_factory):
+    """Pairs of sentences as OCNLI has them: what most annotators agree on, or a hyphen, and columns of null."""
+    labels = ("entailment", "neutral", "contradiction", "-")
+    pairs = [(f"{i} {sentence(i, ANIMALS)}", sentence(i, TOOLS)) for i in range(48)]
+    rows = [{"sentence1": a, "sentence2": b, "label": labels[i % 4], "label0": None} for i, (a, b) in enumerate(pairs)]
+    path = tmp_path_factory.mktemp("inferences") / "train.json"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, commands, triples, inferences, texts):
+    """One length, one seed: two stages, a fine-tuning, the same command again, and one of a control."""
     root = tmp_path_factory.mktemp("scm")
     model = [word.replace("--", "--pretraining.base.", 1) for word in TINY_MODEL]
-    flags = [
+    shared = [
         *["--pretraining.base.data.path", str(texts), "--pretraining.base.run-dir", str(root / "pretraining"), *model],
         *["--pretraining.lengths", "32", "64", "--pretraining.batch-sizes", "4", "2", "--pretraining.steps", "3", "2"],
         *["--pretraining.base.cache-dir", str(root / "cache"), "--base.cache-dir", str(root / "cache")],
-        *["--base.data.path", str(triples), "--base.run-dir", str(root / "cases"), "--results", str(root / "page.md")],
-        *["--base.training.epochs", "1", "--values", "128", "--seeds", "0"],
+        *["--results", str(root / "page.md"), "--base.training.epochs", "1", "--seeds", "0"],
     ]
-    first, again = commands(["train", "configs/scm.py", *flags], ["train", "configs/scm.py", *flags])
-    assert (first.code, again.code) == (0, 0), first.err + again.err
-    return root, first, again
+    long = ["train", "configs/scm.py", *shared, "--base.data.path", str(triples), "--base.run-dir", str(root / "cases")]
+    short = [
+        "train",
+        "configs/ocnli.py",
+        *shared,
+        "--base.data.path",
+        str(inferences),
+        "--base.run-dir",
+        str(root / "s"),
+    ]
+    outcomes = commands([*long, "--values", "128"], [*long, "--values", "128"], [*short, "--values", "64"])
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0], [outcome.err for outcome in outcomes]
+    return root, *outcomes
 
 
 def test_a_stage_starts_where_the_one_before_ended(made):
-    root, first, again = made
-    assert "stage 2 of 2: 2 rows of 64 tokens, 2 updates" in first.text and "stage 2" not in again.text
+    root, first, again, control = made
+    assert "stage 2 of 2: 2 rows of 64 tokens, 2 updates" in first.text and "stage 2" not in again.text + control.text
     stages = read_json(root / "pretraining" / "stages.json")
     assert set(stages) == {"1", "2"} and set(stages["1"]) == {"loss", "accuracy"}
     configs = [read_json(root / "pretraining" / f"stage-{number}" / "config.json") for number in (1, 2)]
@@ -54,8 +74,16 @@ def test_a_case_is_scored_by_triples(made):
     assert set(cell["metrics"]) == {"loss", "accuracy", "triples"}
     assert 0 <= cell["metrics"]["triples"] <= 1
     page = (made[0] / "page.md").read_text(encoding="utf-8")
-    assert "pretrained in stages of 3 of 4 x 32 tokens and 2 of 2 x 64 tokens, then 1 epochs of 8 pairs" in page
+    assert "pretrained in stages of 3 of 4 x 32 tokens and 2 of 2 x 64 tokens, then 1 epochs of 8 examples" in page
     assert "| 128 |" in page and "Not made yet" not in page
+
+
+def test_a_control_starts_from_the_same_pretraining_and_leaves_out_what_has_no_label(made):
+    root = made[0]
+    cell = read_json(root / "page" / "ocnli" / "64-0.json")
+    assert set(cell["metrics"]) == {"loss", "accuracy"} and cell["config"]["experiment"] == "Classification"
+    assert cell["data"]["label_names"] == ["contradiction", "entailment", "neutral"]
+    assert "Chinese inference against length" in (root / "page.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

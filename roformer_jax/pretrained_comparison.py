@@ -1,25 +1,25 @@
-"""Similar case matching at several lengths, after a pretraining of its own (the paper's section 4.5)."""
+"""Fine-tunings compared after a pretraining of their own: long Chinese documents, and short ones (section 4.5)."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from roformer_jax.comparison import Comparison, Run
-from roformer_jax.finetuning import SimilarCases
+from roformer_jax.finetuning import FineTuning
 from roformer_jax.run_folder import RESULTS
 from roformer_jax.stages import StagedPretraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimilarCasesComparison(Comparison):
+class PretrainedComparison(Comparison):
     """Fine-tunings that differ in one field and the seed, and start from the last stage of one pretraining."""
 
-    base: SimilarCases
+    base: FineTuning
     pretraining: StagedPretraining
     """Is run first, once."""
     vary: str = "length"
 
-    def experiment_of(self, cell: Run) -> SimilarCases:
+    def experiment_of(self, cell: Run) -> FineTuning:
         """The fine-tuning with one value and seed."""
         return dataclasses.replace(super().experiment_of(cell), init_from=self.pretrained)
 
@@ -42,6 +42,6 @@ class SimilarCasesComparison(Comparison):
         )
         return (
             f"{model.num_hidden_layers} layers x {model.hidden_size}, pretrained in stages of {pretrained}, then "
-            f"{training.epochs:g} epochs of {training.batch_size} pairs an update; triples is the share of those whose "
-            "B has the higher score"
+            f"{training.epochs:g} epochs of {training.batch_size} examples an update"
+            + ("; triples is the share of those whose B has the higher score" if "triples" in self.also else "")
         )
