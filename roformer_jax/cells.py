@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from roformer_jax.distributed import on_first_process
+from roformer_jax.distributed import agreed, on_first_process
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import Experiment, made
 from roformer_jax.run_folder import DATA, as_json, differences, read_json, shaping, write_json
@@ -84,11 +84,11 @@ class CellTable:
             return
         began = time.monotonic()
         while (cell := next(iter(self.missing()), None)) is not None:
-            if time.monotonic() - began > 60 * self.minutes:
+            if agreed(time.monotonic() - began > 60 * self.minutes):
                 print(f"{self.minutes:g} minutes are over: the same command goes on with {cell.name}")
                 break
             self.make(cell)
-        self.write_page()
+        on_first_process(self.write_page)
 
     def make(self, cell: Cell) -> None:
         """Run a cell, write its file and the page, and remove the run."""
@@ -96,10 +96,12 @@ class CellTable:
         experiment = self.experiment_of(cell)
         print(f"\n=== {cell.name} ===", flush=True)
         metrics = experiment.run()
+        agreed(True)  # that the first process has written all, whatever it did alone
+        rows = read_metrics(experiment.run_dir)
+        content = measured(experiment, metrics, rows) | dict(self.content_of(cell, experiment, metrics))
 
         def write() -> None:
-            rows = read_metrics(experiment.run_dir)
-            self.write(cell, measured(experiment, metrics, rows) | dict(self.content_of(cell, experiment, metrics)))
+            self.write(cell, content)
             shutil.rmtree(experiment.run_dir)
             self.write_page()
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from roformer_jax.cells import CellTable
 from roformer_jax.data.glue import GLUE
+from roformer_jax.distributed import on_first_process
 from roformer_jax.errors import InputError
 from roformer_jax.experiment import made
 from roformer_jax.fields import check_types
@@ -155,18 +156,22 @@ class GlueTable(CellTable):
             return
         print(f"\n=== adaptation: {encoding} ===", flush=True)
         experiment.run()
-        rows = read_metrics(experiment.run_dir)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            file,
-            {
-                "encoding": encoding,
-                "updates": rows[-1]["step"],
-                "minutes": round(sum(row["seconds"] for row in rows if row["kind"] == "train") / 60, 1),
-                "held_out_loss": {str(row["step"]): row["loss"] for row in rows if row["kind"] == "eval"},
-                "made": made(),
-            },
-        )
+
+        def write() -> None:
+            rows = read_metrics(experiment.run_dir)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(
+                file,
+                {
+                    "encoding": encoding,
+                    "updates": rows[-1]["step"],
+                    "minutes": round(sum(row["seconds"] for row in rows if row["kind"] == "train") / 60, 1),
+                    "held_out_loss": {str(row["step"]): row["loss"] for row in rows if row["kind"] == "eval"},
+                    "made": made(),
+                },
+            )
+
+        on_first_process(write)
 
     def adapted(self, encoding: str) -> Pretraining:
         """The adaptation with one position encoding; nothing else differs."""

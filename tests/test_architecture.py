@@ -53,7 +53,8 @@ MAY_IMPORT = {  # room or top-level module -> what of the package it may import,
     "pretrained_comparison": {"run_folder", "finetuning", "stages", "comparison"},
     "translation_comparison": {"comparison", "run_folder", "translation"},
     "glue_table": {
-        "data", "training", "run_folder", "warm_start", "experiment", "pretraining", "finetuning", "report", "cells",
+        "data", "training", "distributed", "run_folder", "warm_start", "experiment", "pretraining", "finetuning",
+        "report", "cells",
     },
     "results": {"rope", "training", "run_folder", "cells", "report"},
     "quickstart": {

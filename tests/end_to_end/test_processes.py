@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from roformer_jax.run_folder import read_json
 from roformer_jax.training.writer import read_metrics
 from tests.end_to_end.conftest import ROOT
 
@@ -22,18 +23,11 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def run_on(tmp_path_factory, environment, pretraining_flags):
-    """`run_on(processes, devices, *flags)`: the folder of a run on so many processes, of so many devices each."""
+def train_on(environment):
+    """`train_on(processes, devices, *arguments)`: train.py on so many processes, of so many devices each."""
 
-    def run_on(processes, devices, *flags):
-        run = tmp_path_factory.mktemp("runs") / "run"
-        command = [
-            sys.executable,
-            "train.py",
-            "configs/pretrain_small.py",
-            *pretraining_flags(run, steps=STEPS),
-            *flags,
-        ]
+    def train_on(processes, devices, *arguments):
+        command = [sys.executable, "train.py", *arguments]
         others = [] if processes == 1 else ["--coordinator", f"localhost:{free_port()}", "--processes", str(processes)]
         started = [
             subprocess.Popen(
@@ -48,7 +42,18 @@ def run_on(tmp_path_factory, environment, pretraining_flags):
         finally:
             for process in started:
                 process.kill()
-        assert [process.returncode for process in started] == [0] * processes, outputs
+        assert [process.returncode for process in started] == [0] * processes, "\n".join(outputs)
+
+    return train_on
+
+
+@pytest.fixture(scope="module")
+def run_on(tmp_path_factory, train_on, pretraining_flags):
+    """`run_on(processes, devices, *flags)`: the folder of a pretraining on them."""
+
+    def run_on(processes, devices, *flags):
+        run = tmp_path_factory.mktemp("runs") / "run"
+        train_on(processes, devices, "configs/pretrain_small.py", *pretraining_flags(run, steps=STEPS), *flags)
         return run
 
     return run_on
@@ -76,6 +81,22 @@ def test_several_processes_train_as_one_does(run_on, alone, processes, devices, 
     assert len(losses(run, "train")) == STEPS
     assert losses(alone, "eval")[-1] < losses(alone, "train")[0] - 0.5, "nothing was learnt"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["10", "20"]
+
+
+def test_a_comparison_on_two_processes_leaves_the_cells_of_one(train_on, pretraining_flags, tmp_path):
+    """The held-out loss at another length too, which all processes measure together."""
+
+    def cell(processes):
+        root = tmp_path / str(processes)
+        flags = [word.replace("--", "--base.", 1) for word in pretraining_flags(root / "runs", steps=4)]
+        table = ["--results", str(root / "page.md"), "--values", "rope", "--seeds", "0", "--lengths", "32"]
+        train_on(processes, 1, "configs/mlm_convergence.py", *flags, *table)
+        return read_json(root / "page" / "mlm" / "rope-0.json")
+
+    one, two = cell(1), cell(2)
+    assert (one["updates"], one["config"]) == (two["updates"], two["config"])
+    for measured in ("metrics", "lengths"):
+        assert two[measured] == pytest.approx(one[measured], rel=1e-5)
 
 
 @pytest.mark.parametrize(
