@@ -9,8 +9,8 @@ Models: the checkpoint as it is (BERT, learned positions), and the same after a 
 place of its positions, and with its own. Cells that are finished lie in docs/results/glue and are not made again; the
 section of docs/results.md is written after each.
 
-Devices: two CPU cores, some eight hours by estimate for all 84 cells and both adaptations, an hour at a time; one cell
-(MRPC) took 28 minutes beside other jobs.
+Devices: two CPU cores, some eight hours by estimate for all 84 cells and both adaptations, an hour at a time. A cell of
+MRPC or STS-B takes 14 to 16 minutes on one core, so two may be made side by side, each `--cell` on a core of its own.
 """
 
 from roformer_jax.finetuning import Glue
