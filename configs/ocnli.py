@@ -10,30 +10,22 @@ vocab.txt as to `scm`, and the pretraining is not made again.
 Devices: two CPU cores; not measured yet.
 """
 
+import dataclasses
 from pathlib import Path
 
 from roformer_jax.commands.parsing import load_config
-from roformer_jax.finetuning import Classification, TableConfig
+from roformer_jax.finetuning import TableConfig
 from roformer_jax.pretrained_comparison import PretrainedComparison
-from roformer_jax.training.loop import TrainingConfig
 
 
 def get_config() -> PretrainedComparison:
-    """The model, pretraining and optimizer of `scm`; 3 epochs of 32 examples an update, seeds 0, 1, 2."""
-    scm = load_config(Path(__file__).parent / "scm.py")
-    return PretrainedComparison(
-        pretraining=scm.pretraining,
-        base=Classification(
-            run_dir="runs/scm/ocnli",
-            model=scm.base.model,
-            data=TableConfig(text_columns=("sentence1", "sentence2"), unlabelled="-"),
-            optimizer=scm.base.optimizer,
-            training=TrainingConfig(batch_size=32, epochs=3.0, eval_every=10_000, save_every=10_000),
-        ),
+    """As `chnsenticorp`, on other data."""
+    other = load_config(Path(__file__).parent / "chnsenticorp.py")
+    data = TableConfig(text_columns=("sentence1", "sentence2"), unlabelled="-")
+    return dataclasses.replace(
+        other,
+        base=dataclasses.replace(other.base, run_dir="runs/scm/ocnli", data=data),
         name="ocnli",
         title="Chinese inference against length: a control with short texts",
         command="python train.py configs/ocnli.py",
-        metric="loss",
-        values=(512, 128),
-        also=("accuracy",),
     )

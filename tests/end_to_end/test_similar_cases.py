@@ -44,17 +44,11 @@ def made(tmp_path_factory, commands, triples, inferences, texts):
         *["--pretraining.base.cache-dir", str(root / "cache"), "--base.cache-dir", str(root / "cache")],
         *["--results", str(root / "page.md"), "--base.training.epochs", "1", "--seeds", "0"],
     ]
-    long = ["train", "configs/scm.py", *shared, "--base.data.path", str(triples), "--base.run-dir", str(root / "cases")]
-    short = [
-        "train",
-        "configs/ocnli.py",
-        *shared,
-        "--base.data.path",
-        str(inferences),
-        "--base.run-dir",
-        str(root / "s"),
-    ]
-    outcomes = commands([*long, "--values", "128"], [*long, "--values", "128"], [*short, "--values", "64"])
+    long = ["train", "configs/scm.py", *shared, "--values", "128"]
+    long += ["--base.data.path", str(triples), "--base.run-dir", str(root / "cases")]
+    short = ["train", "configs/ocnli.py", *shared, "--values", "64"]
+    short += ["--base.data.path", str(inferences), "--base.run-dir", str(root / "pairs")]
+    outcomes = commands(long, long, short)
     assert [outcome.code for outcome in outcomes] == [0, 0, 0], [outcome.err for outcome in outcomes]
     return root, *outcomes
 
