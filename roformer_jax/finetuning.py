@@ -124,11 +124,21 @@ class TableConfig:
         if not 0 < self.holdout < 1:
             raise InputError(f"data.holdout = {self.holdout} must lie strictly between 0 and 1")
 
-    def read(self, path: str) -> Table:
-        """The text and label columns of the table at `path`, without rows that have no label."""
-        table = read_table(path, (*self.text_columns, self.label_column), encoding=self.encoding)
-        labels = table.columns[self.label_column]
-        kept = [i for i, label in enumerate(labels) if label != self.unlabelled]
+    def read(self) -> list[Table]:
+        """The table, and the second where there is one: text and label columns of the rows that have a label."""
+        paths = [path for path in (self.path, self.validation_path) if path]
+        tables = [read_table(path, (*self.text_columns, self.label_column), encoding=self.encoding) for path in paths]
+        if self.unlabelled is None:
+            return tables
+        if not any(self.unlabelled in table.columns[self.label_column] for table in tables):
+            raise InputError(
+                f"{' and '.join(paths)}: data.unlabelled = {self.unlabelled!r} is the label of no row; correct it, or "
+                "leave it out where every row has a label"
+            )
+        return [self._labelled(path, table) for path, table in zip(paths, tables, strict=True)]
+
+    def _labelled(self, path: str, table: Table) -> Table:
+        kept = [i for i, label in enumerate(table.columns[self.label_column]) if label != self.unlabelled]
         if not kept:
             raise InputError(f"{path}: data.unlabelled = {self.unlabelled!r} is the label of every row; none is left")
         return rows_of(table, kept)
@@ -148,16 +158,13 @@ class Classification(FineTuning):
         """Read the tables; the classes are the labels of the training table."""
         if not self.data.path:
             raise InputError("data.path is not set: name a table of labelled texts, e.g. --data.path my/reviews.csv")
-        table = self.data.read(self.data.path)
+        table, *second = self.data.read()
         names = () if self.data.regression else label_set(table, self.data.label_column)
         if not self.data.regression and len(names) < 2:
             raise InputError(
                 f"{self.data.path}: every row has the label {names[0]!r}; classification needs two classes"
             )
-        if self.data.validation_path:
-            train, heldout = table, self.data.read(self.data.validation_path)
-        else:
-            train, heldout = self._split(table)
+        train, heldout = (table, *second) if second else self._split(table)
         metrics = ("pearson", "spearman") if self.data.regression else ("accuracy",)
         return Splits(self._examples(train, names), {"heldout": self._examples(heldout, names)}, names, metrics)
 
